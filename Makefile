@@ -1,0 +1,30 @@
+# Needs make and either uv or Python 3.11+. Everything else is put into .venv and the user's cache.
+
+UV  := devtools/uv
+RUN := $(UV) run --frozen --all-extras
+
+# The tools in devtools/ are imported by tests and demo; they are no part of the distribution.
+export PYTHONPATH := $(CURDIR)/devtools
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+demo: ## a real database converted, a sidecar killed meanwhile (API=real: on a real API server)
+	$(RUN) --group demo $(if $(filter real,$(API)),--group controlplane) \
+		python examples/demo/run.py $(if $(API),--api $(API))
+
+test: ## all tests; ARGS="-k words" for some of them
+	$(RUN) --group test pytest $(ARGS)
+
+lint: ## style, types, import contracts, generated manifests
+	$(RUN) --group dev ruff check
+	$(RUN) --group dev ruff format --check
+	$(RUN) --group dev mypy
+	$(RUN) --group dev lint-imports --no-logo
+	$(RUN) --group dev python -m format_operator.manifests --check deploy
+
+bench: ## measures speed and memory, prints a table
+	$(RUN) --group bench --group demo python bench/run.py $(ARGS)

@@ -1,0 +1,3 @@
+module storageformat.dev/devtools/controlplane/pki
+
+go 1.24.0
