@@ -1,0 +1,218 @@
+"""The manifests in ``deploy/``, made from the API package.
+
+``python -m format_operator.manifests`` prints them, ``--write DIRECTORY`` writes them there, and
+``--check DIRECTORY`` says whether the files there are what would be written.
+
+The CRDs follow from the models. Role and admission policy are texts, because the reason beside
+each verb is worth as much as the verb; only the names in them are filled in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from format_operator.api.crds import formatstate_crd, storageformat_crd
+from format_operator.api.names import GROUP, PLURAL_FORMATSTATES, PLURAL_STORAGEFORMATS
+
+_GENERATED = "# Made by `python -m format_operator.manifests --write deploy`; change it there.\n"
+
+_RBAC = """\
+# What a sidecar may do, whatever ServiceAccount its pod runs as. Bound to all of them at once: no
+# role has to be made when a pod is, and there is no moment in which one is missing. Which of the
+# FormatStates a sidecar may write is the admission policy's part: RBAC cannot tell pods apart.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: storageformat-sidecar
+rules:
+- apiGroups: [$group]
+  resources: [$storageformats]
+  verbs:
+  - get    # read the one that the sidecar was started for
+  - list   # where a watch begins, and begins again after it was cut
+  - watch  # a change is noticed without asking for it
+- apiGroups: [$group]
+  resources: [$formatstates]
+  verbs:
+  - get    # its own: is there a permit?
+  - list   # where a watch begins
+  - watch  # a permit is noticed as soon as it is given
+  - create # its own, when the pod starts for the first time; without a spec
+- apiGroups: [$group]
+  resources: [$formatstates/status]
+  verbs:
+  - patch  # its own report; `update` would need the latest version and is not used
+# Not given, on purpose: update and patch on formatstates (its spec is the controller's), delete (it
+# outlives the pod), anything on storageformats/status (the controller's), Secrets, Events.
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: storageformat-sidecar
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: storageformat-sidecar
+subjects:
+- apiGroup: rbac.authorization.k8s.io
+  kind: Group
+  name: system:serviceaccounts
+"""
+
+_POLICY = """\
+# A pod writes its own FormatState and no other: the token that a pod gets says which pod it is for,
+# and that name must be the one behind the first dot of the FormatState's name.
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: formatstate-of-own-pod
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+    # DELETE is not here: the garbage collector and a namespace's end must never meet this policy.
+    - apiGroups: [$group]
+      apiVersions: ["*"]
+      operations: [CREATE, UPDATE]
+      resources: [$formatstates, $formatstates/status]
+  matchConditions:
+  # People and the control plane are RBAC's business. kube-system's ServiceAccounts are the control
+  # plane's controllers: they remove owner references and finalizers.
+  - name: is-a-service-account
+    expression: >-
+      has(request.userInfo.groups)
+      && request.userInfo.groups.exists(g, g == 'system:serviceaccounts')
+      && !request.userInfo.groups.exists(g, g == 'system:serviceaccounts:kube-system')
+  # Whoever has the verb `manage` on $formatstates is the controller.
+  - name: is-not-the-controller
+    expression: >-
+      !authorizer.group('$group').resource('$formatstates')
+      .namespace(request.namespace).check('manage').allowed()
+  variables:
+  - name: podClaim
+    expression: "'authentication.kubernetes.io/pod-name'"
+  - name: pod
+    expression: >-
+      has(request.userInfo.extra) && variables.podClaim in request.userInfo.extra
+      && size(request.userInfo.extra[variables.podClaim]) == 1
+      ? request.userInfo.extra[variables.podClaim][0] : ''
+  - name: dot
+    expression: "object.metadata.name.indexOf('.')"
+  validations:
+  - expression: >-
+      variables.pod != '' &&
+      request.userInfo.username.startsWith('system:serviceaccount:' + request.namespace + ':')
+    reason: Forbidden
+    message: >-
+      a FormatState is written with a token that is bound to a pod of the same namespace:
+      use the token that is projected into the sidecar
+  - expression: >-
+      variables.dot > 0 && object.metadata.name.substring(variables.dot + 1) == variables.pod
+    reason: Forbidden
+    message: a pod writes the FormatState <storageformat>.<its own name> only
+    messageExpression: >-
+      'pod ' + variables.pod + ' writes FormatStates called <storageformat>.' + variables.pod
+      + ' only, and this one is ' + object.metadata.name
+  - expression: >-
+      (has(request.subResource) && request.subResource == 'status') || !has(object.spec)
+    reason: Forbidden
+    message: the spec of a FormatState is written by the controller alone; leave it out
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: formatstate-of-own-pod
+spec:
+  policyName: formatstate-of-own-pod
+  validationActions: [Deny]
+"""
+
+
+def manifests() -> dict[str, str]:
+    """The manifests by their path below ``deploy/``."""
+    names = {
+        "group": GROUP,
+        "storageformats": PLURAL_STORAGEFORMATS,
+        "formatstates": PLURAL_FORMATSTATES,
+    }
+    files = {
+        "crds/storageformats.yaml": _yaml(storageformat_crd()),
+        "crds/formatstates.yaml": _yaml(formatstate_crd()),
+        "rbac.yaml": Template(_RBAC).substitute(names),
+        "admission-policy.yaml": Template(_POLICY).substitute(names),
+    }
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(files),
+    }
+    files["kustomization.yaml"] = _yaml(kustomization)
+    return {path: _GENERATED + text for path, text in files.items()}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes equal objects out each time: an anchor in a CRD helps nobody."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    text: str = yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, width=100, default_flow_style=False
+    )
+    return text
+
+
+def write(directory: Path) -> list[Path]:
+    """Write the manifests below ``directory``; returns the files that changed."""
+    changed = []
+    for name, text in manifests().items():
+        path = directory / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def stale(directory: Path) -> list[str]:
+    """The manifests below ``directory`` that are missing or not what would be written."""
+    return [
+        name
+        for name, text in manifests().items()
+        if not (directory / name).exists() or (directory / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print, write or check. Exit code 1 when a check finds something stale."""
+    parser = argparse.ArgumentParser(prog="python -m format_operator.manifests")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--write", type=Path, metavar="DIRECTORY", help="write the files there")
+    action.add_argument(
+        "--check", type=Path, metavar="DIRECTORY", help="say whether they are there"
+    )
+    options = parser.parse_args(arguments)
+    if options.write:
+        for path in write(options.write):
+            sys.stdout.write(f"wrote {path}\n")
+    elif options.check:
+        found = stale(options.check)
+        for name in found:
+            sys.stderr.write(f"{options.check / name} is stale: run with --write\n")
+        return 1 if found else 0
+    else:
+        sys.stdout.write("---\n".join(manifests().values()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
