@@ -1,0 +1,72 @@
+"""JSON, stored as TEXT."""
+
+from __future__ import annotations
+
+import json
+from types import NoneType
+
+from format_store.codecs.base import Stored
+from format_store.codecs.errors import Undecodable, Unencodable
+
+_FIRST = '{["-0123456789tfnNI'
+_LAST = '}]"0123456789elyN'
+_FIRST_BYTES = frozenset(_FIRST.encode())
+_LAST_BYTES = frozenset(_LAST.encode())
+
+
+class Json:
+    """What ``json.dumps`` and ``json.loads`` make of it, NaN and the infinities included.
+
+    Written compact and as TEXT; text without escapes but for what JSON demands, unless there are lone
+    surrogates, which only an escape can carry. Read from BLOBs too. ``encode`` has the semantics of
+    ``json.dumps``: tuples become lists and the keys of dicts become strings. Whether a value survives
+    *unchanged* is for ``recode`` to say.
+
+    The signature looks at the first and the last character. One BLOB of a single digit is MessagePack
+    as well; no other value of a built-in format is taken for JSON.
+    """
+
+    name = "json"
+    text = True
+    exact_types: frozenset[type] = frozenset({NoneType, bool, int, float, str, list, dict})
+    exact_key_types: frozenset[type] = frozenset({str})
+
+    def __init__(self) -> None:
+        self._loads = json.JSONDecoder().decode
+        self._dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        self._dumps_ascii = json.JSONEncoder(separators=(",", ":")).encode
+
+    def decode(self, stored: Stored) -> object:
+        try:
+            text = stored if isinstance(stored, str) else bytes(stored).decode("utf-8")
+            return self._loads(text)
+        except (ValueError, TypeError) as error:
+            raise Undecodable(f"not JSON ({error})") from error
+
+    def encode(self, value: object) -> str:
+        try:
+            text = self._dumps(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Unencodable(
+                f"JSON cannot hold it ({error})", type_name=type(value).__name__
+            ) from error
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            text = self._dumps_ascii(value)
+        return text
+
+    def doubtful(self, encoded: Stored, /) -> bool:
+        # JSON knows one NaN, Python many; and to whoever reads the escapes, two lone surrogates side by
+        # side are one character.
+        assert isinstance(encoded, str)
+        return "NaN" in encoded or "\\ud" in encoded
+
+    def plausible(self, data: bytes) -> bool:
+        return bool(data) and data[0] in _FIRST_BYTES and data[-1] in _LAST_BYTES
+
+    def signature_sql(self, column: str) -> str:
+        return (
+            f"(typeof({column}) IN ('text','blob') AND length({column})>0"
+            f" AND instr('{_FIRST}',substr({column},1,1))>0 AND instr('{_LAST}',substr({column},-1))>0)"
+        )

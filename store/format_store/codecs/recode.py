@@ -1,0 +1,229 @@
+"""Chunks of rows from one value format into another, and the comparison of what came out.
+
+Pure functions over lists of rows. They run in worker processes (``pool``) or, for values that somebody
+vouches for, in the caller's. A row whose value cannot be carried over is a ``BadValue``.
+
+Two formats with the same codec never decode a value: its inner form is compressed anew, and compared as
+bytes. Otherwise a value must come back the same, in the sense of ``canonical``, and be a tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from format_store.codecs.base import MAX_VALUE_BYTES, Stored
+from format_store.codecs.canonical import CONTAINERS, canonical, offender, same, survey
+from format_store.codecs.combined import ValueFormat
+from format_store.codecs.errors import BadValue, CodecError, Undecodable, Unencodable
+
+Row = tuple[int, Stored]
+Pair = tuple[int, Stored, Stored]
+
+
+class Options(NamedTuple):
+    """What a conversion of values depends on beside the two formats.
+
+    ``shared_references``: ``refuse`` or ``expand``. ``memory_limit`` is only named in messages; the pool
+    enforces it.
+    """
+
+    pickle_allow: tuple[str, ...] = ()
+    shared_references: str = "refuse"
+    max_value_bytes: int = MAX_VALUE_BYTES
+    memory_limit: int | None = None
+
+
+DEFAULTS = Options()
+
+
+def recode_chunk(
+    rows: Sequence[Row], source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS
+) -> list[Row]:
+    """The rows with their values in the target format. Raises BadValue at the first that cannot be."""
+    convert = _converter(source, target, options)
+    result: list[Row] = []
+    append = result.append
+    for rowid, stored in rows:
+        try:
+            append((rowid, convert(stored)))
+        except (CodecError, MemoryError, RecursionError) as error:
+            raise bad_value(rowid, error, options) from error
+    return result
+
+
+def examine_chunk(
+    rows: Sequence[Row],
+    source: ValueFormat,
+    target: ValueFormat,
+    options: Options = DEFAULTS,
+    *,
+    limit: int = 1000,
+) -> list[BadValue]:
+    """All rows that ``recode_chunk`` would refuse, the first ``limit`` of them."""
+    convert = _converter(source, target, options)
+    bad: list[BadValue] = []
+    for rowid, stored in rows:
+        try:
+            convert(stored)
+        except (CodecError, MemoryError, RecursionError) as error:
+            bad.append(bad_value(rowid, error, options))
+            if len(bad) >= limit:
+                break
+    return bad
+
+
+def compare_chunk(
+    rows: Sequence[Pair], source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS
+) -> None:
+    """Make sure that every old value and its new form decode to the same. Raises BadValue.
+
+    Both sides are decoded from what is stored; nothing is taken from the conversion.
+    """
+    if source.codec.name == target.codec.name:
+        for rowid, old, new in rows:
+            try:
+                equal = source.plain_bytes(old) == target.plain_bytes(new)
+            except (CodecError, MemoryError) as error:
+                raise bad_value(rowid, error, options) from error
+            if not equal:
+                raise BadValue(rowid, "bytes", "the new value holds other bytes than the old one")
+        return
+    olds: list[object] = []
+    news: list[object] = []
+    decode_old, decode_new = _decoder(source), _decoder(target)
+    for rowid, old, new in rows:
+        try:
+            olds.append(decode_old(old))
+            news.append(decode_new(new))
+        except (CodecError, MemoryError, RecursionError) as error:
+            raise bad_value(rowid, error, options) from error
+    try:
+        if canonical(olds) == canonical(news):
+            return
+    except (CodecError, MemoryError, RecursionError):
+        pass  # which row it is, and whether it is wrong at all, comes out below
+    for (rowid, _, _), one, other in zip(rows, olds, news, strict=True):
+        try:
+            equal = same(one, other)
+        except (CodecError, MemoryError, RecursionError) as error:
+            raise bad_value(rowid, error, options) from error
+        if not equal:
+            raise bad_value(rowid, _changed(one, target), options)
+
+
+def decode_chunk(rows: Sequence[Row], source: ValueFormat, options: Options = DEFAULTS) -> None:
+    """Make sure that every value can be decoded. Raises BadValue at the first that cannot."""
+    decode = _decoder(source)
+    for rowid, stored in rows:
+        try:
+            decode(stored)
+        except (CodecError, MemoryError, RecursionError) as error:
+            raise bad_value(rowid, error, options) from error
+
+
+def fit_chunk(rows: Sequence[Row], formats: Sequence[ValueFormat]) -> list[int | None]:
+    """For each format the rowid of the first row without its signature, None where all rows have it."""
+    misfits: list[int | None] = []
+    for candidate in formats:
+        fits = candidate.fits
+        misfits.append(next((rowid for rowid, stored in rows if not fits(stored)), None))
+    return misfits
+
+
+def bad_value(rowid: int, error: BaseException, options: Options = DEFAULTS) -> BadValue:
+    """The row together with what is wrong with it."""
+    if isinstance(error, MemoryError):
+        limit = options.memory_limit
+        bound = "there is" if limit is None else f"the limit of {limit} bytes"
+        return BadValue(rowid, "memory", f"the value needs more memory than {bound} to be decoded")
+    if isinstance(error, RecursionError):
+        return BadValue(rowid, "nesting", "the value is nested too deeply")
+    name = error.type_name if isinstance(error, CodecError) else ""
+    return BadValue(rowid, name or type(error).__name__, str(error))
+
+
+# --- one value ------------------------------------------------------------------------------------------
+
+
+def _decoder(source: ValueFormat) -> Callable[[Stored], object]:
+    """``source.decode`` without the layer that does nothing."""
+    return source.decode if source.compressed else source.codec.decode
+
+
+def _converter(
+    source: ValueFormat, target: ValueFormat, options: Options
+) -> Callable[[Stored], Stored]:
+    if source.codec.name == target.codec.name:
+        return _recompressor(source, target)
+    return _recoder(source, target, options)
+
+
+def _recompressor(source: ValueFormat, target: ValueFormat) -> Callable[[Stored], Stored]:
+    codec = target.codec
+
+    def convert(stored: Stored) -> Stored:
+        inner = source.plain_bytes(stored)
+        if not codec.plausible(inner):
+            raise Undecodable(f"not a value of the codec {codec.name}", type_name="bytes")
+        if target.compressed:
+            return target.compression.compress(inner)
+        if not codec.text:
+            return inner
+        try:
+            return inner.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Undecodable(f"not a text in UTF-8 ({error})", type_name="bytes") from error
+
+    return convert
+
+
+def _recoder(
+    source: ValueFormat, target: ValueFormat, options: Options
+) -> Callable[[Stored], Stored]:
+    types, key_types = target.codec.exact_types, target.codec.exact_key_types
+    leaves = types - CONTAINERS
+    dict_is_exact = dict in types
+    all_leaves, all_keys = leaves.issuperset, key_types.issuperset
+    encode, doubtful = target.codec.encode, target.codec.doubtful
+    unwrap, decode = source.unwrap, source.codec.decode
+    compress = target.wrap if target.compressed else None
+    expand = options.shared_references == "expand"
+
+    def convert(stored: Stored) -> Stored:
+        inner = unwrap(stored)
+        value = decode(inner)
+        # Most records are flat: one look at the types of all fields, in C, and no sharing is possible.
+        if type(value) is dict:
+            exact = (
+                dict_is_exact
+                and all_leaves(map(type, value.values()))
+                and all_keys(map(type, value))
+            )
+        else:
+            exact = type(value) in leaves
+        if not exact:
+            exact = survey(value, types, key_types, stored_bytes=len(inner), expand=expand)
+        try:
+            encoded = encode(value)
+        except Unencodable as error:
+            raise _explained(error, value, target) from error
+        if (not exact or doubtful(encoded)) and not same(value, target.codec.decode(encoded)):
+            raise _changed(value, target)
+        return encoded if compress is None else compress(encoded)
+
+    return convert
+
+
+def _explained(error: Unencodable, value: object, target: ValueFormat) -> Unencodable:
+    found = offender(value, target.codec.exact_types, target.codec.exact_key_types)
+    if found is None:
+        return error
+    name, where = found
+    return Unencodable(f"{where}: {error}", type_name=name)
+
+
+def _changed(value: object, target: ValueFormat) -> Unencodable:
+    found = offender(value, target.codec.exact_types, target.codec.exact_key_types)
+    name, where = found or (type(value).__name__, type(value).__name__)
+    return Unencodable(f"{where}: it comes back different from {target.codec.name}", type_name=name)
