@@ -1,0 +1,201 @@
+"""The one module that knows how bytes become durable.
+
+Nothing else in this package calls ``fsync``, ``rename``, ``link``, ``unlink`` or ``rmdir``
+(``tests/unit/test_durable_only.py`` reads the sources). The rules it follows:
+
+* A name is durable once its directory is fsynced, content once the file is (fsync(2), open(2)).
+* A failed fsync is final: the kernel may have dropped the dirty pages, and a second fsync then succeeds
+  over data that is gone ("fsyncgate", PostgreSQL wiki). Nothing here retries; the caller discards.
+* A failed ``close`` counts as a failed write (NFS reports there).
+
+All functions raise ``OSError``; callers wrap it with the operation they were in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+_CHUNK = 1 << 20
+_SYNC_FILE_RANGE_WRITE = 2
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+def fsync_descriptor(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of ``path`` durable.
+
+    Opens and closes a descriptor: never call it for a database that this process has open in SQLite,
+    whose POSIX locks would go with the close (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create ``path`` (0700), owned as its parent's state directory is, and make its name durable."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    _adopt_owner(path)
+    fsync_directory(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` in one atomic step: readers see the old content or the new."""
+    temporary = path.with_name(f".{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _adopt_owner(temporary)
+    os.rename(temporary, path)
+    fsync_directory(path.parent)
+
+
+def link(source: Path, target: Path) -> bool:
+    """Give ``source`` a second name; False where this filesystem has no hard links (or has no more)."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NO_HARD_LINKS:
+            return False
+        raise
+    return True
+
+
+def copy_descriptor(source: int, target: Path) -> None:
+    """Copy content and metadata to the new file ``target``, durable when this returns.
+
+    Takes a descriptor, because opening the source's path again would break a lease that is held on it.
+    """
+    writer = os.open(
+        target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        offset = 0
+        while chunk := os.pread(source, _CHUNK, offset):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(writer, view) :]
+            offset += len(chunk)
+        copy_metadata(source, writer)
+        os.fsync(writer)
+    finally:
+        os.close(writer)
+
+
+def copy_metadata(source: int | Path, target: int) -> None:
+    """Owner, mode and extended attributes (POSIX ACLs among them) from ``source`` to a descriptor.
+
+    ``source`` is a path where a descriptor of ours must not be closed: its file is open in SQLite.
+    Owner first: chown clears set-id bits. Times are not copied: the file is newer, and backup tools
+    that go by mtime must see that.
+    """
+    found = os.stat(source)
+    if os.fstat(target).st_uid != found.st_uid or os.fstat(target).st_gid != found.st_gid:
+        os.fchown(target, found.st_uid, found.st_gid)
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+            return
+        raise
+    for name in names:
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError as error:
+            # Labels of a security module are set by policy, not by us; user.* and ACLs must carry over.
+            if not name.startswith("security.") or error.errno not in (
+                errno.EPERM,
+                errno.EACCES,
+                errno.ENOTSUP,
+            ):
+                raise
+
+
+def rename(source: Path, target: Path) -> None:
+    """Atomic on one filesystem (rename(2)); EXDEV is an error, never a copy (so not ``shutil.move``)."""
+    os.rename(source, target)
+
+
+def unlink(path: Path) -> None:
+    """Remove one name; it may be gone already. Pre-images go through ``backups.delete_preimage`` only."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def remove_directory(path: Path) -> None:
+    """Remove an empty directory and make that durable; it may be gone already."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return
+    fsync_directory(path.parent)
+
+
+def start_writeback(path: Path) -> None:
+    """Ask the kernel to begin writing ``path`` out, so that the fsync at the end finds little to do.
+
+    A hint (sync_file_range(2) with SYNC_FILE_RANGE_WRITE): it waits for nothing and promises nothing, so
+    that it is done without where the C library does not have it.
+    """
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is None:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        call(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+    finally:
+        os.close(descriptor)
+
+
+def digest(descriptor: int) -> str:
+    """SHA-256 of the whole file behind ``descriptor``, as ``sha256:<hex>``."""
+    hasher = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    offset = 0
+    while count := os.preadv(descriptor, [buffer], offset):
+        hasher.update(view[:count])
+        offset += count
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _adopt_owner(path: Path) -> None:
+    """Files in the state directory belong to whom it belongs to, also when root made them.
+
+    Otherwise an app that opens its own database through this package could not read what a sidecar
+    running as root left behind.
+    """
+    owner = os.stat(path.parent)
+    if owner.st_uid != os.geteuid() and os.geteuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

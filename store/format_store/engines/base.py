@@ -1,0 +1,119 @@
+"""What every engine offers to the protocol."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from format_store.formats import Format, Marker
+from format_store.run import Run
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a conversion would do. ``staging_bytes``: upper estimate of the staging copy's size."""
+
+    tables: tuple[tuple[str, int], ...]
+    staging_bytes: int
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, rows in self.tables)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A key or value that the target cannot hold, as ``plan`` lists them; ``column``: key or value."""
+
+    column: str
+    table: str
+    rowid: int
+    key: str
+    what: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "column": self.column,
+            "table": self.table,
+            "rowid": self.rowid,
+            "key": self.key,
+            "what": self.what,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One staging copy to build: the source is at rest and locked against writers meanwhile."""
+
+    run: Run
+    source_path: Path
+    staging_path: Path
+    source: Format
+    target: Format
+    marker: Marker
+    journal_mode: str
+    survey: Survey
+    temporary: Path = field(default_factory=Path)
+
+
+class Engine(Protocol):
+    """All methods raise ``StoreError`` kinds only; ``path`` is for their messages."""
+
+    name: str
+
+    def parse(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Validate and fill in defaults. Raises InvalidFormat."""
+        ...
+
+    def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of ``parse``, without defaults."""
+        ...
+
+    def on_disk(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters that the bytes depend on."""
+        ...
+
+    def describe(self, parameters: Mapping[str, Any]) -> str:
+        """A few words for messages."""
+        ...
+
+    def of_empty(self) -> Format:
+        """The format that a database without rows is taken for."""
+        ...
+
+    def require_as_marked(self, connection: sqlite3.Connection, format: Format, path: Path) -> None:
+        """The tables are in the format that the marker tells. Raises MarkerMismatch."""
+        ...
+
+    def identify(
+        self, run: Run, connection: sqlite3.Connection, candidates: Sequence[Format]
+    ) -> tuple[Format, ...]:
+        """Those of ``candidates`` that every row fits."""
+        ...
+
+    def survey(
+        self, run: Run, connection: sqlite3.Connection, source: Format, target: Format
+    ) -> Survey:
+        """Measure, and refuse what can be refused without decoding. Raises Refused kinds."""
+        ...
+
+    def obstacles(
+        self, run: Run, connection: sqlite3.Connection, source: Format, target: Format, limit: int
+    ) -> list[Obstacle]:
+        """Every key and value (up to ``limit``) that the target cannot hold; decodes all of them."""
+        ...
+
+    def build(self, job: Job) -> None:
+        """Write the staging copy, marker included, and close it. Durability is the caller's."""
+        ...
+
+    def verify(self, job: Job) -> None:
+        """Compare the staging copy, opened anew, with the source. Raises VerificationFailed."""
+        ...
+
+    def check(self, run: Run, path: Path, format: Format) -> int:
+        """Decode every row of ``path`` and check the file's structure; returns the number of rows."""
+        ...

@@ -1,0 +1,158 @@
+"""Writing the staging copy: every row under its rowid, keys and values in the target's form.
+
+Where the file holds nothing but sqlitedict tables the copy is a new file. Otherwise it is a page-by-page copy
+of the source (SQLite's backup API) in which the converted tables are dropped and written anew, so that
+every other object stays as it is.
+
+The journal is off: any error discards the copy, which is all that a rollback could do.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from format_store import durable, errors
+from format_store.engines.base import Job
+from format_store.engines.sqlitedict import schema, values
+from format_store.formats import MARKER_NAME
+from format_store.sqlitefile import connect, marker_of, quote_name, quote_text, sqlite_errors, uri
+
+_OPERATION = "build"
+_CACHE_KIB = 64 * 1024
+#: Rows per statement: often enough for progress, seldom enough to cost nothing.
+_BATCH = 50_000
+_WRITEBACK_EVERY_BATCHES = 4
+_BACKUP_PAGES = 4096
+
+
+def build(job: Job) -> None:
+    """Build ``job.staging_path``, marker included. Raises UnconvertibleKey, UnconvertibleValue, Failed …"""
+    with (
+        sqlite_errors(_OPERATION, job.staging_path),
+        closing(connect(job.staging_path, mode="rwc")) as staging,
+        job.run.abort.connection(staging),
+    ):
+        with closing(connect(job.source_path, mode="ro")) as source:
+            converted = schema.selected(source, job.source, job.target, job.source_path)
+            if schema.other_objects(source, converted):
+                _copy_pages(job, source, staging)
+                _configure(staging)
+            else:
+                _configure(staging)
+                _create_like(source, staging)
+        staging.execute(f"ATTACH DATABASE {quote_text(uri(job.source_path, 'ro'))} AS source")
+        staging.execute("BEGIN")
+        if marker_of(staging, job.staging_path) is not None:
+            staging.execute(f"DROP VIEW {MARKER_NAME}")
+        done = 0
+        for table in converted:
+            staging.execute(f"DROP TABLE IF EXISTS main.{quote_name(table.name)}")
+            staging.execute(schema.create_statement(table.name, job.target))
+            if __debug__:
+                job.run.failpoints.hit("build.after-create-table")
+            done = _fill(job, staging, table.name, done)
+        staging.execute(job.marker.create_statement())
+        staging.execute("COMMIT")
+        staging.execute("DETACH DATABASE source")
+        if job.journal_mode == "wal":
+            # The journal mode of the source stays; as the last step, because it makes -wal and -shm files.
+            staging.execute("PRAGMA main.locking_mode=NORMAL")
+            staging.execute("PRAGMA main.journal_mode=WAL")
+
+
+def _create_like(source: sqlite3.Connection, staging: sqlite3.Connection) -> None:
+    """Give an empty file the source's page size, text encoding, auto-vacuum and the application's numbers."""
+    for pragma in ("page_size", "encoding", "auto_vacuum", "application_id", "user_version"):
+        value = source.execute(f"PRAGMA {pragma}").fetchone()[0]
+        staging.execute(
+            f"PRAGMA {pragma} = {quote_text(value) if isinstance(value, str) else int(value)}"
+        )
+
+
+def _copy_pages(job: Job, source: sqlite3.Connection, staging: sqlite3.Connection) -> None:
+    def stop_when_asked(_status: int, _remaining: int, _total: int) -> None:
+        job.run.check_abort(_OPERATION)
+
+    source.backup(staging, pages=_BACKUP_PAGES, progress=stop_when_asked)
+
+
+def _configure(staging: sqlite3.Connection) -> None:
+    # Qualified by `main`: without it they would hold for the source, too, which is attached later.
+    staging.execute(
+        "PRAGMA main.journal_mode=DELETE"
+    )  # a page copy of a WAL database begins as one
+    staging.execute("PRAGMA main.journal_mode=OFF")
+    staging.execute("PRAGMA main.synchronous=OFF")
+    staging.execute("PRAGMA main.locking_mode=EXCLUSIVE")
+    staging.execute(f"PRAGMA main.cache_size=-{_CACHE_KIB}")
+
+
+def _fill(job: Job, staging: sqlite3.Connection, table: str, done: int) -> int:
+    if values.are_copied(job.source, job.target):
+        batches = _copy_rows(job, staging, table)
+    else:
+        batches = _recode_rows(job, staging, table)
+    for number, rows in enumerate(batches, 1):
+        done += rows
+        job.run.observer.progress(done, job.survey.rows)
+        job.run.check_abort(_OPERATION)
+        if __debug__:
+            job.run.failpoints.hit("build.after-batch")
+        if number % _WRITEBACK_EVERY_BATCHES == 0:
+            durable.start_writeback(job.staging_path)
+    return done
+
+
+def _copy_rows(job: Job, staging: sqlite3.Connection, table: str) -> Iterator[int]:
+    """Values as they are, keys through SQL: SQLite moves the rows itself. Yields rows per batch."""
+    key = values.register_key_function(staging, job.source, job.target)
+    name = quote_name(table)
+    last: int | None = None
+    while True:
+        since = "" if last is None else f"WHERE rowid > {last}"
+        try:
+            inserted = staging.execute(
+                f"INSERT INTO main.{name} (rowid, key, value) SELECT rowid, {key}, value "
+                f"FROM source.{name} {since} ORDER BY rowid LIMIT {_BATCH}"
+            ).rowcount
+        except sqlite3.Error as error:
+            obstacle = values.first_obstacle(job, staging, table, last)
+            if obstacle is not None:
+                raise obstacle from error
+            raise
+        if inserted <= 0:
+            return
+        yield inserted
+        if inserted < _BATCH:
+            return
+        last = int(staging.execute(f"SELECT max(rowid) FROM main.{name}").fetchone()[0])
+
+
+def _recode_rows(job: Job, staging: sqlite3.Connection, table: str) -> Iterator[int]:
+    """Values through worker processes, in order. Yields rows per chunk."""
+    encode_key = values.key_converter(job.source, job.target)
+    name = quote_name(table)
+    insert = f"INSERT INTO main.{name} (rowid, key, value) VALUES (?, ?, ?)"
+    for keys, recoded in values.recoded(job, staging, table):
+        try:
+            staging.executemany(
+                insert,
+                [
+                    (rowid, encode_key(key), value)
+                    for key, (rowid, value) in zip(keys, recoded, strict=True)
+                ],
+            )
+        except (sqlite3.Error, ValueError) as error:
+            obstacle = values.first_obstacle(job, staging, table, recoded[0][0] - 1)
+            if obstacle is not None:
+                raise obstacle from error
+            raise errors.Failed(
+                f"a row of table {table!r} was not taken: {error}",
+                operation=_OPERATION,
+                path=Path(job.source_path),
+                hint="The staging copy was discarded; the database is as it was. Please report this.",
+            ) from error
+        yield len(recoded)

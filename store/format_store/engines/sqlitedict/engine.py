@@ -1,0 +1,61 @@
+"""The engine's face to the protocol; each method is a few lines over the modules beside it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from format_store.engines.base import Job, Obstacle, Survey
+from format_store.engines.sqlitedict import build, check, parameters, survey
+from format_store.formats import Format
+from format_store.run import Run
+
+
+class SqliteDictEngine:
+    """Implements ``format_store.engines.base.Engine``."""
+
+    name = "sqlitedict"
+
+    def parse(self, parameters_: Mapping[str, Any]) -> dict[str, Any]:
+        return parameters.parse(parameters_)
+
+    def spec(self, parameters_: Mapping[str, Any]) -> dict[str, Any]:
+        return parameters.spec(parameters_)
+
+    def on_disk(self, parameters_: Mapping[str, Any]) -> dict[str, Any]:
+        return parameters.on_disk(parameters_)
+
+    def describe(self, parameters_: Mapping[str, Any]) -> str:
+        return parameters.describe(parameters_)
+
+    def of_empty(self) -> Format:
+        return Format(self.name, parameters.parse({}))
+
+    def require_as_marked(self, connection: sqlite3.Connection, format: Format, path: Path) -> None:
+        survey.require_as_marked(connection, format, path)
+
+    def identify(
+        self, run: Run, connection: sqlite3.Connection, candidates: Sequence[Format]
+    ) -> tuple[Format, ...]:
+        return survey.identify(run, connection, candidates)
+
+    def survey(
+        self, run: Run, connection: sqlite3.Connection, source: Format, target: Format
+    ) -> Survey:
+        return survey.survey(run, connection, source, target)
+
+    def obstacles(
+        self, run: Run, connection: sqlite3.Connection, source: Format, target: Format, limit: int
+    ) -> list[Obstacle]:
+        return survey.obstacles(run, connection, source, target, limit)
+
+    def build(self, job: Job) -> None:
+        build.build(job)
+
+    def verify(self, job: Job) -> None:
+        check.verify(job)
+
+    def check(self, run: Run, path: Path, format: Format) -> int:
+        return check.check(run, path, format)

@@ -1,0 +1,120 @@
+"""``history.jsonl``: the last conversions and recoveries of a database, with totals since its beginning.
+
+Every line carries the totals as they were then, so that the last readable line alone tells them and the
+file can be bounded. An entry is identified by its kind and conversion: recording one twice (a crash lay
+between the entry and the clean-up) counts once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from format_store import clock, durable, errors
+from format_store.layout import Layout
+
+MAX_ENTRIES = 100
+
+TOTALS = (
+    "conversions.succeeded",
+    "conversions.failed",
+    "conversions.aborted",
+    "backups.created",
+    "recoveries.discarded",
+    "recoveries.completed",
+    "recoveries.restored",
+    "recoveries.cleaned",
+    "recoveries.failed",
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """What is remembered. ``entries`` are oldest first; times RFC 3339 in UTC."""
+
+    totals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOTALS, 0))
+    entries: tuple[dict[str, Any], ...] = ()
+
+    def _last(self, kind: str, **having: str) -> dict[str, Any] | None:
+        for entry in reversed(self.entries):
+            if entry["kind"] == kind and all(
+                entry.get(key) == value for key, value in having.items()
+            ):
+                found: dict[str, Any] = entry
+                return found
+        return None
+
+    @property
+    def last_conversion(self) -> dict[str, Any] | None:
+        return self._last("conversion")
+
+    @property
+    def last_success_at(self) -> str | None:
+        entry = self._last("conversion", result="succeeded")
+        return str(entry["at"]) if entry else None
+
+    @property
+    def last_recovery_at(self) -> str | None:
+        entry = self._last("recovery")
+        return str(entry["at"]) if entry else None
+
+    @property
+    def last_recovery_outcome(self) -> str | None:
+        entry = self._last("recovery")
+        return str(entry["outcome"]) if entry else None
+
+
+def read(path: str | os.PathLike[str]) -> History:
+    """The history of the database at ``path``; lines that cannot be read are passed over."""
+    file = Layout.of(path).history
+    try:
+        lines = file.read_bytes().splitlines()
+    except FileNotFoundError:
+        return History()
+    except OSError as error:
+        raise errors.from_os_error(error, operation="read history", path=file) from error
+    entries: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and {"kind", "at", "totals"} <= entry.keys():
+            entries.append(entry)
+    totals = dict.fromkeys(TOTALS, 0)
+    if entries:
+        totals |= {key: int(entries[-1]["totals"].get(key, 0)) for key in TOTALS}
+    return History(totals, tuple(entries))
+
+
+def record(
+    layout: Layout, kind: str, conversion_id: str, counts: tuple[str, ...], **details: Any
+) -> None:
+    """Append one entry and add one to each total in ``counts``, durably and once per conversion.
+
+    Raises OSError.
+    """
+    history = read(layout.primary)
+    identity = (kind, conversion_id, list(counts))
+    if any(
+        (entry["kind"], entry.get("conversionID"), entry.get("counts")) == identity
+        for entry in history.entries
+    ):
+        return
+    totals = dict(history.totals)
+    for name in counts:
+        totals[name] += 1
+    entry = {
+        "kind": kind,
+        "conversionID": conversion_id,
+        "at": clock.now(),
+        **details,
+        "counts": list(counts),
+        "totals": totals,
+    }
+    kept = [*history.entries, entry][-MAX_ENTRIES:]
+    durable.write_file(
+        layout.history, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept).encode()
+    )

@@ -1,0 +1,111 @@
+"""Where everything lies that belongs to one database.
+
+/data/orders.db                               the primary: never missing, replaced by one rename
+/data/.orders.db.storageformat/               the state directory, on the same filesystem
+    lock                                      never moves, never deleted
+    work/<id>/staging.db                      the converted database before the swap
+    work/<id>/preimage.db                     the old file's second name
+    work/<id>/manifest.json                   what the conversion consists of
+    backups/<id>/                             a work directory whose pre-image is retained
+    quarantine/<id>/                          bad files and stray writes; never deleted by us
+    history.jsonl                             the last conversions and recoveries, with totals
+    desired.json                              the sidecar's: the last StorageFormat seen
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+#: What SQLite may leave beside a database file (https://www.sqlite.org/tempfiles.html).
+SIBLING_SUFFIXES = ("-wal", "-shm", "-journal")
+
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class WorkDirectory:
+    """One conversion's directory, under ``work/`` or ``backups/``."""
+
+    path: Path
+
+    @property
+    def conversion_id(self) -> str:
+        return self.path.name
+
+    @property
+    def staging(self) -> Path:
+        return self.path / "staging.db"
+
+    @property
+    def preimage(self) -> Path:
+        return self.path / "preimage.db"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one database. ``primary`` is absolute; nothing here follows a symbolic link."""
+
+    primary: Path
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Layout:
+        # abspath, not resolve: a symbolic link must be seen (and refused), not silently followed.
+        return cls(Path(os.path.abspath(path)))
+
+    @property
+    def parent(self) -> Path:
+        return self.primary.parent
+
+    @property
+    def state(self) -> Path:
+        return self.parent / f".{self.primary.name}.storageformat"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "lock"
+
+    @property
+    def work(self) -> Path:
+        return self.state / "work"
+
+    @property
+    def backups(self) -> Path:
+        return self.state / "backups"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.state / "quarantine"
+
+    @property
+    def history(self) -> Path:
+        return self.state / "history.jsonl"
+
+    def siblings(self) -> list[Path]:
+        """The files that SQLite may leave beside the primary, whether they exist or not."""
+        return [Path(f"{self.primary}{suffix}") for suffix in SIBLING_SUFFIXES]
+
+    def work_directory(self, conversion_id: str) -> WorkDirectory:
+        return WorkDirectory(self.work / conversion_id)
+
+    def pending(self) -> list[WorkDirectory]:
+        """Work that an earlier run left, oldest first. Raises OSError but for 'does not exist'."""
+        return _listed(self.work)
+
+    def retained(self) -> list[WorkDirectory]:
+        """Backups that are kept, oldest first."""
+        return _listed(self.backups)
+
+
+def _listed(directory: Path) -> list[WorkDirectory]:
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return [WorkDirectory(directory / name) for name in sorted(names) if _ID.fullmatch(name)]

@@ -1,0 +1,176 @@
+"""The manifest: what a conversion under way, or a retained backup, consists of.
+
+A small JSON file in the work directory, replaced atomically. Two phases carry the whole state machine
+(drawn in ``docs/format.md``): ``building`` (no swap can have happened) and ``ready`` (staging copy verified
+and durable; whether the swap happened is told by the marker inside the primary).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from format_store import durable, errors
+from format_store.formats import Format
+from format_store.layout import WorkDirectory
+from format_store.observer import Backup
+
+VERSION = 1
+_LIMIT = 1 << 20
+
+
+class ManifestPhase(StrEnum):
+    BUILDING = "building"
+    READY = "ready"
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """What identifies a file's content at rest. Not the device: its number changes with a remount."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> FileStat:
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Digests are of whole files at rest (``sha256:<hex>``); times RFC 3339 in UTC; sizes in bytes."""
+
+    conversion_id: str
+    database: str
+    created_at: str
+    tool_version: str
+    source_format: Format
+    target_format: Format
+    source: FileStat
+    source_digest: str
+    phase: ManifestPhase = ManifestPhase.BUILDING
+    staging: FileStat | None = None
+    staging_digest: str | None = None
+    rows: int = 0
+    started_at: float = 0.0
+    retain_for: float = 0.0
+    pinned: bool = False
+    retain_until: str | None = None
+    note: str = ""
+
+    def ready(self, staging: FileStat, digest: str, rows: int) -> Manifest:
+        return replace(
+            self, phase=ManifestPhase.READY, staging=staging, staging_digest=digest, rows=rows
+        )
+
+    def backup(self, work: WorkDirectory) -> Backup:
+        """The pre-image this manifest speaks of, as observers and people see it."""
+        return Backup(
+            self.conversion_id,
+            os.fspath(work.preimage),
+            self.source.size,
+            self.created_at,
+            self.retain_until,
+            self.pinned,
+        )
+
+    def save(self, work: WorkDirectory) -> None:
+        """Write it durably. Raises OSError."""
+        durable.write_file(work.manifest, (json.dumps(self._to_json(), indent=1) + "\n").encode())
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "manifestVersion": VERSION,
+            "conversionID": self.conversion_id,
+            "database": self.database,
+            "createdAt": self.created_at,
+            "startedAt": self.started_at,
+            "toolVersion": self.tool_version,
+            "phase": str(self.phase),
+            "source": _stat_json(self.source) | {"digest": self.source_digest},
+            "sourceFormat": self.source_format.to_spec(),
+            "targetFormat": self.target_format.to_spec(),
+            "staging": None
+            if self.staging is None
+            else _stat_json(self.staging) | {"digest": self.staging_digest},
+            "rows": self.rows,
+            "retainFor": self.retain_for,
+            "pinned": self.pinned,
+            "retainUntil": self.retain_until,
+            "note": self.note,
+        }
+
+
+def load(work: WorkDirectory) -> Manifest | None:
+    """Read a manifest; None when there is none. Raises UnreadableManifest, OSError."""
+    try:
+        with open(work.manifest, "rb") as file:
+            data = file.read(_LIMIT + 1)
+    except FileNotFoundError:
+        return None
+    try:
+        if len(data) > _LIMIT:
+            raise ValueError("larger than a manifest can be")
+        return _parse(json.loads(data))
+    except (ValueError, KeyError, TypeError, RecursionError, errors.InvalidFormat) as error:
+        raise errors.UnreadableManifest(
+            f"the manifest cannot be understood ({error})",
+            operation="recover",
+            path=work.manifest,
+            hint="Nothing was changed: the database, the staging copy and the pre-image are where they "
+            "were. A newer version of this tool may have written it; otherwise compare the files by hand.",
+        ) from error
+
+
+def _parse(document: Mapping[str, Any]) -> Manifest:
+    if document["manifestVersion"] != VERSION:
+        raise ValueError(f"manifest version {document['manifestVersion']!r}, we know {VERSION}")
+    staging = document["staging"]
+    parsed = Manifest(
+        conversion_id=_text(document["conversionID"]),
+        database=_text(document["database"]),
+        created_at=_text(document["createdAt"]),
+        started_at=float(document["startedAt"]),
+        tool_version=_text(document["toolVersion"]),
+        phase=ManifestPhase(document["phase"]),
+        source=_stat(document["source"]),
+        source_digest=_digest(document["source"]["digest"]),
+        source_format=Format.from_spec(document["sourceFormat"]),
+        target_format=Format.from_spec(document["targetFormat"]),
+        staging=None if staging is None else _stat(staging),
+        staging_digest=None if staging is None else _digest(staging["digest"]),
+        rows=int(document["rows"]),
+        retain_for=float(document["retainFor"]),
+        pinned=bool(document["pinned"]),
+        retain_until=None if document["retainUntil"] is None else _text(document["retainUntil"]),
+        note=_text(document["note"]),
+    )
+    if parsed.phase is ManifestPhase.READY and parsed.staging is None:
+        raise ValueError("ready without a staging digest")
+    return parsed
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a string")
+    return value
+
+
+def _digest(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("sha256:") or len(text) != len("sha256:") + 64:
+        raise ValueError(f"{text!r} is not a digest")
+    return text
+
+
+def _stat_json(value: FileStat) -> dict[str, Any]:
+    return {"inode": value.inode, "size": value.size, "mtimeNs": value.mtime_ns}
+
+
+def _stat(value: Mapping[str, Any]) -> FileStat:
+    return FileStat(int(value["inode"]), int(value["size"]), int(value["mtimeNs"]))

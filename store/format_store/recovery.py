@@ -1,0 +1,374 @@
+"""What an earlier run left, and the step that ends it.
+
+Recovery is not a second code path: ``convert`` goes through it first, and the clean-up after a swap is the
+same ``complete`` that recovery calls. It reads only what is on disk, needs nothing but the volume, and can
+itself be killed at any point: each of its steps leaves a situation of the table below.
+
+    situation    found                                                   step
+    UNBUILT      no manifest, or one that says "building"                discard
+    UNSWAPPED    the primary is the old file                             discard
+    SWAPPED      the primary's marker is this conversion's               complete (after comparing digests)
+    CLEANUP      the same, and the pre-image is gone already             clean
+    LOST         the primary is missing or no database                   restore the pre-image
+    FOREIGN      the primary is neither the old nor the new file         discard, but keep the pre-image
+
+Nothing pending means that nothing is ever restored: an application may have emptied its database.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from enum import Enum
+
+from format_store import backups, clock, durable, errors, history, lease, sqlitefile
+from format_store import manifest as manifests
+from format_store.engines import registry
+from format_store.layout import WorkDirectory
+from format_store.manifest import FileStat, Manifest, ManifestPhase
+from format_store.observer import Phase, Recovery, RecoveryOutcome
+from format_store.run import Run, os_errors
+
+_OPERATION = "recover"
+
+
+class Situation(Enum):
+    UNBUILT = "unbuilt"
+    UNSWAPPED = "unswapped"
+    SWAPPED = "swapped"
+    CLEANUP = "cleanup"
+    LOST = "lost"
+    FOREIGN = "foreign"
+
+
+def recover_pending(run: Run) -> tuple[Recovery, ...]:
+    """Bring every piece of pending work to its end, oldest first. The caller holds the lock.
+
+    Raises NeedsAttention and its kinds (both copies kept), InUse, StorageError.
+    """
+    with os_errors(_OPERATION, run.layout.work):
+        pending = run.layout.pending()
+    if not pending:
+        return ()
+    run.observer.phase(Phase.RECOVERING)
+    recoveries = []
+    for work in pending:
+        try:
+            with os_errors(_OPERATION, work.path, "Nothing was restored or deleted; try again."):
+                recovery = _recover_one(run, work)
+        except errors.NeedsAttention as error:
+            with os_errors(_OPERATION, run.layout.history):
+                history.record(
+                    run.layout, "recovery", work.conversion_id, ("recoveries.failed",),
+                    outcome="failed", detail=str(error),
+                )  # fmt: skip
+            raise
+        run.observer.recovered(recovery)
+        recoveries.append(recovery)
+    return tuple(recoveries)
+
+
+def examine(run: Run, work: WorkDirectory) -> tuple[Situation, Manifest | None]:
+    """Find out which row of the table applies. Raises UnreadableManifest, UnreadableMarker, OSError …"""
+    manifest = manifests.load(work)
+    has_preimage = os.path.lexists(work.preimage)
+    if manifest is None:
+        if has_preimage:
+            raise errors.UnreadableManifest(
+                "there is a pre-image without a manifest",
+                operation=_OPERATION,
+                path=work.path,
+                hint="Nothing was changed. Compare the pre-image with the database by hand.",
+            )
+        return Situation.UNBUILT, None
+    if manifest.phase is ManifestPhase.BUILDING and not has_preimage:
+        return Situation.UNBUILT, manifest
+    return _examine_primary(run, work, manifest, has_preimage=has_preimage), manifest
+
+
+def _examine_primary(
+    run: Run, work: WorkDirectory, manifest: Manifest, *, has_preimage: bool
+) -> Situation:
+    try:
+        found = os.lstat(run.primary)
+    except FileNotFoundError:
+        return Situation.LOST
+    if not stat.S_ISREG(found.st_mode):
+        raise errors.NotARegularFile(
+            "is not a regular file any more",
+            operation=_OPERATION,
+            path=run.primary,
+            hint=f"Nothing was changed. Find out who put it there; the old database is in {work.path}.",
+        )
+    if has_preimage and os.path.samestat(found, os.lstat(work.preimage)):
+        return Situation.UNSWAPPED
+    if found.st_ino == manifest.source.inode and not has_preimage:
+        return Situation.UNSWAPPED
+    lease.refuse_own_descriptors(run.primary, operation=_OPERATION)
+    sqlitefile.refuse_foreign_super_journal(run.layout)
+    try:
+        if sqlitefile.read_header(run.primary, operation=_OPERATION) is None:
+            # Not the old file's inode, and empty: no application makes that out of either of ours.
+            return Situation.LOST
+        marker = sqlitefile.read_marker(run.layout)
+    except (errors.NotASQLiteDatabase, errors.CorruptDatabase):
+        return Situation.LOST
+    if marker is not None and marker.conversion_id == work.conversion_id:
+        return Situation.SWAPPED if has_preimage else Situation.CLEANUP
+    if not has_preimage:
+        return Situation.UNSWAPPED
+    with _lease_on_primary(run) as held:
+        if durable.digest(held.descriptor) == manifest.source_digest:
+            return Situation.UNSWAPPED
+    return Situation.FOREIGN
+
+
+def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
+    situation, manifest = examine(run, work)
+    if __debug__:
+        run.failpoints.hit(f"recover.{situation.value}")
+    if manifest is None or situation is Situation.UNBUILT:
+        return _discard_and_record(run, work, manifest, "no swap had happened")
+    if situation is Situation.UNSWAPPED:
+        return _discard_and_record(run, work, manifest, "the old database was in place")
+    if situation is Situation.SWAPPED:
+        return _complete_swapped(run, work, manifest)
+    if situation is Situation.LOST:
+        return _restore(run, work, manifest)
+    if situation is Situation.FOREIGN:
+        return _keep_foreign(run, work, manifest)
+    recovery = _record(run, work, RecoveryOutcome.CLEANED, "only clean-up was left")
+    _record_success(run, work, manifest)
+    backups.clear(work)
+    return recovery
+
+
+def discard(run: Run, work: WorkDirectory, manifest: Manifest | None) -> None:
+    """Give up work whose swap has not happened: the primary is the old file.
+
+    The pre-image, if it was made already, must go: as a second link it would follow the application's
+    writes. Raises InUse, StorageError; what is left then is pending and goes the next time.
+    """
+    with os_errors("discard", work.path, "The database is as it was; the next run clears this up."):
+        durable.fsync_directory(run.layout.parent)
+        if os.path.lexists(work.preimage):
+            if manifest is None:
+                raise AssertionError("a pre-image without a manifest is examined, not discarded")
+            _delete_preimage_of_unswapped(run, work, manifest)
+        if __debug__:
+            run.failpoints.hit("discard.before-clear")
+        backups.clear(work)
+
+
+def _delete_preimage_of_unswapped(run: Run, work: WorkDirectory, manifest: Manifest) -> None:
+    proof = backups.prove_same_file(run.layout, work)
+    if proof is not None:
+        with lease.take(
+            work.preimage, operation="discard", unchecked=run.openers_unchecked
+        ) as held:
+            # The second name of the primary: whatever was written since is in the primary as well.
+            current = replace(manifest, source=FileStat.of(held.stat()))
+            backups.delete_preimage(work, current, held, proof)
+        return
+    with _lease_on_primary(run) as held:
+        proof = backups.prove_digest(
+            run.layout, work, held, manifest.source_digest, "the old database"
+        )
+        if proof is None:
+            raise errors.StrayWrites(
+                "the database and its pre-image have parted",
+                operation="discard",
+                path=run.primary,
+                hint=f"Nothing was deleted; compare it with {work.preimage}.",
+            )
+        with lease.take(
+            work.preimage, operation="discard", unchecked=run.openers_unchecked
+        ) as copy:
+            backups.delete_preimage(work, manifest, copy, proof)
+
+
+def complete(
+    run: Run,
+    work: WorkDirectory,
+    manifest: Manifest,
+    proof: backups.PrimaryProof,
+    old: lease.WriteLease | None,
+) -> WorkDirectory | None:
+    """End a conversion whose result is in place: retain or delete the pre-image, remember it, clean up.
+
+    ``old`` is a lease on the old file where the caller still holds one from the swap. Returns where the
+    backup is kept, or None. Raises StrayWrites (after everything else is done), InUse, OSError.
+    """
+    run.observer.phase(Phase.CLEANING)
+    # Nothing is deleted before the rename is known to be on disk, whoever made it.
+    durable.fsync_directory(run.layout.parent)
+    durable.fsync_directory(work.path)
+    if manifest.pinned or manifest.retain_for > 0:
+        _record_success(run, work, manifest)
+        durable.unlink(work.staging)
+        kept, _ = backups.retain(run.layout, work, manifest)
+        return kept
+    stray: errors.StrayWrites | None = None
+    if __debug__:
+        run.failpoints.hit("cleanup.before-delete-preimage")
+    try:
+        if old is not None and os.path.samestat(os.lstat(work.preimage), old.stat()):
+            backups.delete_preimage(work, manifest, old, proof)
+        else:
+            with lease.take(
+                work.preimage, operation="clean up", unchecked=run.openers_unchecked
+            ) as held:
+                backups.delete_preimage(work, manifest, held, proof)
+        run.observer.backup_deleted(manifest.backup(work))
+    except errors.StrayWrites as error:
+        kept_file = backups.quarantine(run.layout, work, work.preimage, "preimage.db")
+        error.hint = (
+            f"The database is converted. What was written to the old file is in {kept_file}."
+        )
+        stray = error
+    if __debug__:
+        run.failpoints.hit("cleanup.after-delete-preimage")
+    _record_success(run, work, manifest)
+    if __debug__:
+        run.failpoints.hit("cleanup.before-clear")
+    backups.clear(work)
+    if stray is not None:
+        raise stray
+    return None
+
+
+def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
+    # The swap may have been made by a process that died before its fsync.
+    durable.fsync_directory(run.layout.parent)
+    with _lease_on_primary(run) as held:
+        proof = backups.prove_digest(
+            run.layout, work, held, manifest.staging_digest or "", "the verified staging copy"
+        )
+        if proof is not None:
+            recovery = _record(
+                run, work, RecoveryOutcome.COMPLETED, "the new database was in place, as verified"
+            )
+            complete(run, work, manifest, proof, None)
+            return recovery
+    # Changed since the swap. That is no error by itself, so look at every row before judging.
+    try:
+        registry.get(manifest.target_format.engine).check(run, run.primary, manifest.target_format)
+    except (errors.Refused, errors.Failed) as error:
+        if error.retryable:
+            raise
+        raise errors.PrimaryUnsound(
+            f"the converted database was changed after the swap and is not sound: {error.message}",
+            operation=_OPERATION,
+            path=run.primary,
+            hint=f"Both copies are kept and nothing was restored. The old database is {work.preimage}.",
+        ) from error
+    _record_success(run, work, manifest)
+    recovery = _record(
+        run, work, RecoveryOutcome.COMPLETED,
+        "the new database was in place and written to since; it is sound, and the pre-image is kept",
+    )  # fmt: skip
+    durable.unlink(work.staging)
+    backups.retain(
+        run.layout,
+        work,
+        replace(manifest, pinned=True, note="the database was written to before clean-up"),
+    )
+    return recovery
+
+
+def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
+    """The primary is missing or no database: put the pre-image in its place, keep the bad file."""
+    if not os.path.lexists(work.preimage):
+        raise errors.PreimageLost(
+            "the database is missing or unreadable, and there is no pre-image",
+            operation=_OPERATION,
+            path=run.primary,
+            hint=f"Nothing was changed. Look into {work.path} and restore the volume's backup.",
+        )
+    with lease.take(work.preimage, operation="restore", unchecked=run.openers_unchecked) as held:
+        if durable.digest(held.descriptor) != manifest.source_digest:
+            raise errors.PreimageLost(
+                "the database is missing or unreadable, and the pre-image is not as it was",
+                operation="restore",
+                path=work.preimage,
+                hint="Nothing was changed. Both files are kept; restore the volume's backup.",
+            )
+        detail = "the database was missing; the pre-image is in place again"
+        # The bad file's journals first: beside the restored file SQLite would replay them over it.
+        for sibling in run.layout.siblings():
+            if os.path.lexists(sibling):
+                backups.quarantine(run.layout, work, sibling, sibling.name)
+        if os.path.lexists(run.primary):
+            durable.make_directory(run.layout.quarantine)
+            kept = run.layout.quarantine / work.conversion_id
+            durable.make_directory(kept)
+            bad = kept / run.primary.name
+            if not os.path.lexists(bad):
+                # A second name, so that the path is never missing more than it was.
+                if not durable.link(run.primary, bad):
+                    with lease.take(
+                        run.primary, operation="restore", unchecked=run.openers_unchecked
+                    ) as unreadable:
+                        durable.copy_descriptor(unreadable.descriptor, bad)
+                durable.fsync_directory(kept)
+            detail = f"the database was unreadable; the pre-image is in place again, the bad file in {bad}"
+        if __debug__:
+            run.failpoints.hit("restore.before-rename")
+        durable.fsync_descriptor(held.descriptor)
+        durable.rename(work.preimage, run.primary)
+        durable.fsync_directory(run.layout.parent)
+        durable.fsync_directory(work.path)
+    recovery = _record(run, work, RecoveryOutcome.RESTORED, detail)
+    if __debug__:
+        run.failpoints.hit("restore.before-clear")
+    backups.clear(work)
+    return recovery
+
+
+def _keep_foreign(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
+    """Somebody replaced the database while work was pending: theirs stays, ours is kept beside."""
+    recovery = _record(
+        run, work, RecoveryOutcome.DISCARDED,
+        "the database had been replaced by another file; that one stays, and the pre-image is kept",
+    )  # fmt: skip
+    durable.unlink(work.staging)
+    backups.retain(
+        run.layout,
+        work,
+        replace(manifest, pinned=True, note="the database was replaced by another file"),
+    )
+    return recovery
+
+
+def _discard_and_record(
+    run: Run, work: WorkDirectory, manifest: Manifest | None, detail: str
+) -> Recovery:
+    recovery = _record(run, work, RecoveryOutcome.DISCARDED, detail)
+    discard(run, work, manifest)
+    return recovery
+
+
+def _record(run: Run, work: WorkDirectory, outcome: RecoveryOutcome, detail: str) -> Recovery:
+    recovery = Recovery(work.conversion_id, outcome, clock.now(), detail)
+    history.record(
+        run.layout, "recovery", work.conversion_id, (f"recoveries.{outcome}",),
+        outcome=str(outcome), detail=detail,
+    )  # fmt: skip
+    return recovery
+
+
+def _record_success(run: Run, work: WorkDirectory, manifest: Manifest) -> None:
+    """Before the last clean-up, so that a crash in between cannot lose it; recording twice counts once."""
+    history.record(
+        run.layout, "conversion", work.conversion_id, ("conversions.succeeded", "backups.created"),
+        result="succeeded",
+        source=manifest.source_format.to_spec(), target=manifest.target_format.to_spec(),
+        rows=manifest.rows, bytesBefore=manifest.source.size,
+        bytesAfter=manifest.staging.size if manifest.staging else 0,
+        seconds=round(max(0.0, clock.seconds() - manifest.started_at), 3),
+    )  # fmt: skip
+
+
+def _lease_on_primary(run: Run) -> lease.WriteLease:
+    return lease.take(run.primary, operation=_OPERATION, unchecked=run.openers_unchecked)

@@ -1,0 +1,152 @@
+"""The swap: the one atomic rename that commits a conversion, and stepping back from it.
+
+Both files are under a write lease meanwhile, and no descriptor of either is open but the leases' own.
+"""
+
+from __future__ import annotations
+
+import os
+
+from format_store import backups, durable, errors, lease, sqlitefile
+from format_store.layout import Layout, WorkDirectory
+from format_store.manifest import FileStat, Manifest
+from format_store.run import Run, os_errors
+
+_OPERATION = "swap"
+
+
+def swap(
+    run: Run, work: WorkDirectory, manifest: Manifest, old: lease.WriteLease, new: lease.WriteLease
+) -> backups.PrimaryProof:
+    """Put ``work``'s staging copy in the primary's place and keep the old file as the pre-image.
+
+    ``old`` and ``new`` are leases on the primary and on the staging copy. When this returns, the new file is
+    the primary, durably, and nobody was waiting for the old one.
+
+    Raises InUse (somebody came in between; the old file is, or is again, the primary), OutcomeUnknown (the
+    disk did not confirm the rename), StrayWrites, StorageError. Before the rename every error leaves the
+    primary untouched.
+    """
+    layout = run.layout
+    _require_unchanged(run, work, manifest, old, new)
+    with os_errors(_OPERATION, run.primary):
+        # sqlitedict writes with synchronous=OFF: what becomes the pre-image may be in memory only.
+        durable.fsync_descriptor(old.descriptor)
+        # The journal that settling removed must be gone durably, or it could be replayed over the new file.
+        durable.fsync_directory(layout.parent)
+        if __debug__:
+            run.failpoints.hit("swap.before-preimage")
+        if not durable.link(run.primary, work.preimage):
+            _copy_preimage(work, old)
+        if __debug__:
+            run.failpoints.hit("swap.after-preimage")
+        durable.fsync_directory(work.path)
+    if not old.held():
+        raise _in_use(run, "somebody opened the database just before the swap; nothing was changed")
+    if __debug__:
+        run.failpoints.hit("swap.before-rename")
+    with os_errors(_OPERATION, run.primary):
+        durable.rename(work.staging, run.primary)
+    if __debug__:
+        run.failpoints.hit("swap.after-rename")
+    if not old.held():
+        _step_back(run, work, new)
+    try:
+        durable.fsync_directory(layout.parent)
+        durable.fsync_directory(work.path)
+    except OSError as error:
+        raise errors.OutcomeUnknown(
+            f"the new database is in place, but the disk did not confirm the swap ({error.strerror})",
+            operation=_OPERATION,
+            path=run.primary,
+            hint="Both copies are kept. Check the device behind the volume; the next run then finds out "
+            "which of the two the disk holds, and finishes.",
+        ) from error
+    if __debug__:
+        run.failpoints.hit("swap.after-fsync")
+    if not old.held():
+        _step_back(run, work, new)
+    proof = backups.prove_swapped(layout, work, new, manifest.staging)
+    if proof is None:
+        raise errors.OutcomeUnknown(
+            "what is in place after the swap is not what was verified",
+            operation=_OPERATION,
+            path=run.primary,
+            hint="Both copies are kept; the next run compares them.",
+        )
+    return proof
+
+
+def _require_unchanged(
+    run: Run, work: WorkDirectory, manifest: Manifest, old: lease.WriteLease, new: lease.WriteLease
+) -> None:
+    if FileStat.of(old.stat()) != manifest.source or not _leads_to(run.primary, old):
+        raise _in_use(run, "the database was written to during the conversion")
+    if FileStat.of(new.stat()) != manifest.staging:
+        raise errors.VerificationFailed(
+            "the staging copy changed after it had been verified",
+            operation=_OPERATION,
+            path=work.staging,
+            hint="The staging copy was discarded; the database is as it was. Somebody else writes into the "
+            "state directory.",
+        )
+    sqlitefile.require_no_siblings(run.layout, operation=_OPERATION)
+    sqlitefile.require_no_siblings(Layout.of(work.staging), operation=_OPERATION)
+
+
+def _copy_preimage(work: WorkDirectory, old: lease.WriteLease) -> None:
+    """No hard links here: the pre-image is a copy. Read through the lease's descriptor (ours would break it)."""
+    durable.copy_descriptor(old.descriptor, work.preimage)
+
+
+def _step_back(run: Run, work: WorkDirectory, new: lease.WriteLease) -> None:
+    """Somebody waits in ``open()`` for the old file: make it the primary again. Always raises.
+
+    What the opener would write into the old file would otherwise be lost. The new file keeps a name
+    until it is clear that nobody has it open either.
+    """
+    layout = run.layout
+    with os_errors("step back", run.primary, "Both copies are kept; the next run finishes."):
+        if not os.path.lexists(work.staging) and not durable.link(run.primary, work.staging):
+            # Without hard links the old file has no name to come back under, only its copy.
+            raise errors.OutcomeUnknown(
+                "somebody opened the old database during the swap, and this filesystem has no hard links "
+                "to step back with",
+                operation="step back",
+                path=run.primary,
+                hint=f"The new database is in place; {work.preimage} is the old one. Stop the application.",
+            )
+        if __debug__:
+            run.failpoints.hit("step-back.before-rename")
+        durable.rename(work.preimage, run.primary)
+        if __debug__:
+            run.failpoints.hit("step-back.after-rename")
+        durable.fsync_directory(work.path)
+        durable.fsync_directory(layout.parent)
+        if not new.held():
+            kept = backups.quarantine(layout, work, work.staging, "staging.db")
+            raise errors.StrayWrites(
+                "somebody opened the new database while the swap was taken back",
+                operation="step back",
+                path=run.primary,
+                hint=f"The old database is in place. What was written to the new one is in {kept}.",
+            )
+    raise _in_use(
+        run, "somebody opened the database during the swap; the old file is in place again"
+    )
+
+
+def _leads_to(path: os.PathLike[str], held: lease.WriteLease) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), held.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _in_use(run: Run, message: str) -> errors.InUse:
+    return errors.InUse(
+        message,
+        operation=_OPERATION,
+        path=run.primary,
+        hint="The database is in its old format, complete. Stop the process that opens it, and try again.",
+    )
