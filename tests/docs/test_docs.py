@@ -1,0 +1,126 @@
+"""What the documentation says is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from format_operator.api.models import StorageFormat
+from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
+from format_store import Phase, errors
+from format_store.layout import Layout
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link of a document names a file that exists."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_file_index_is_true() -> None:
+    """Every file that the architecture page's index names exists where it says."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    index = text[text.index("## Where to find what") :]
+    found = re.findall(r"`((?:store|operator)/[\w/]+\.py)`", index)
+    assert len(found) >= 12
+    for name in found:
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_readmes_storageformat_is_valid() -> None:
+    """The YAML of the README is a StorageFormat as the API takes it."""
+    (text,) = blocks(README, "yaml")
+    parsed = StorageFormat.from_object(yaml.safe_load(text), strict=True)
+    assert parsed.spec.target_format.name == "v2"
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    """The example for an app with no cluster runs as printed, and prints the record it wrote."""
+    (text,) = blocks(README, "python")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "/eu/berlin/1 {'amount': 12}\n"
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    """`storageformat --help` knows every command that a document shows, and a document shows every command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "format_operator", "--help"], capture_output=True, text=True, check=True
+    )
+    known = set(re.findall(r"^    (\w+) ", done.stdout, re.MULTILINE))
+    shown = set(re.findall(r"^\$ storageformat (\w+)", README, re.MULTILINE))
+    assert shown == known
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    """The README's table has the exit codes that errors can have, and 0."""
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+
+    def codes(kind: type[errors.StoreError]) -> set[int]:
+        return {kind.exit_code}.union(*(codes(below) for below in kind.__subclasses__()))
+
+    assert told == codes(errors.StoreError) | {0}
+
+
+def test_every_error_is_in_the_tree() -> None:
+    """The tree in the docstring of `errors` names every error class of the module."""
+    kinds = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.StoreError)
+    }
+    assert kinds == {name for name in kinds if re.search(rf"\b{name}\b", errors.__doc__ or "")}
+
+
+def test_the_state_directory_is_as_documented() -> None:
+    """The format page names the paths that the store uses."""
+    text = (ROOT / "docs" / "format.md").read_text()
+    layout = Layout.of("/data/orders.db")
+    assert f"`{layout.state.name}/lock`" in text
+    work = layout.work_directory("<id>")
+    for path in (work.staging, work.preimage, work.manifest, layout.history):
+        assert str(path.relative_to(layout.state)) in text
+
+
+def test_every_metric_is_documented() -> None:
+    """docs/metrics.md lists exactly the metrics that a sidecar exposes, with their types."""
+    metrics = SidecarMetrics(version="0", phases=tuple(str(phase) for phase in Phase))
+    metrics.add(
+        DatabaseSeries("orders", "/data/orders.db", formats={FormatInfo("v1", "e", "k", "v", "c"): 1})
+    )
+    exposed: dict[str, Any] = {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in metrics.registry.collect()
+        if family.name.startswith("storageformat_")
+    }
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    told = dict(re.findall(r"^\| `(storageformat_\w+)(?:\{[^}]*\})?` \| (\w+) \|", text, re.MULTILINE))
+    assert told == exposed
+
+
+def test_every_target_of_the_makefile_that_is_named_exists() -> None:
+    """`make X` in a document is a target."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    for document in DOCUMENTS:
+        for target in re.findall(r"`make (\w+)", document.read_text()):
+            assert target in targets, (document.name, target)
