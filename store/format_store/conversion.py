@@ -220,6 +220,7 @@ def _convert(
         work = run.layout.work_directory(marker.conversion_id)
         with os_errors("prepare", work.path):
             durable.make_directory(run.layout.work)
+            durable.fsync_directory(run.layout.state)  # also where a killed run made it
             durable.make_directory(work.path)
             if __debug__:
                 run.failpoints.hit("prepare.after-directory")
@@ -246,7 +247,7 @@ def _convert(
 def _note(run: Run) -> tuple[FileStat, str]:
     """Stat and digest of the source at rest, under a lease, so that both speak of the same bytes."""
     with lease.take(run.primary, operation="settle", unchecked=run.openers_unchecked) as held:
-        digest = durable.digest(held.descriptor)
+        digest = durable.digest(held.descriptor, lambda: run.check_abort("settle"))
         return FileStat.of(held.stat()), digest
 
 
@@ -270,7 +271,7 @@ def _build_and_verify(job: Job, work: WorkDirectory, manifest: Manifest) -> Mani
         run.failpoints.hit("verify.after")
     with os_errors("note", work.path):
         with lease.take(work.staging, operation="note", unchecked=run.openers_unchecked) as held:
-            digest = durable.digest(held.descriptor)
+            digest = durable.digest(held.descriptor, lambda: run.check_abort("note"))
             staging = FileStat.of(held.stat())
         ready = manifest.ready(staging, digest, job.survey.rows)
         ready.save(work)

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -178,13 +179,17 @@ def start_writeback(path: Path) -> None:
         os.close(descriptor)
 
 
-def digest(descriptor: int) -> str:
-    """SHA-256 of the whole file behind ``descriptor``, as ``sha256:<hex>``."""
+def digest(descriptor: int, checkpoint: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of the whole file behind ``descriptor``, as ``sha256:<hex>``.
+
+    ``checkpoint`` is called for every megabyte and may raise: a large file takes seconds.
+    """
     hasher = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
     offset = 0
     while count := os.preadv(descriptor, [buffer], offset):
+        checkpoint()
         hasher.update(view[:count])
         offset += count
     return f"sha256:{hasher.hexdigest()}"

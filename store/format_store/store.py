@@ -7,6 +7,7 @@ gets crash-safe conversion with no cluster at all.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -22,6 +23,7 @@ from format_store.layout import Layout
 from format_store.run import os_errors
 
 _OPERATION = "open"
+_POLL_SECONDS = 0.05
 
 
 class Store(SqliteDict):  # type: ignore[misc]  # sqlitedict has no type hints
@@ -67,6 +69,9 @@ class Store(SqliteDict):  # type: ignore[misc]  # sqlitedict has no type hints
         """
         yield from self._range(*self._encoding.range_of_children(path), parent=path)
 
+    def _is_utf8(self) -> bool:
+        return bool(self.conn.select_one("PRAGMA encoding") == ("UTF-8",))
+
     def _range(
         self, lower: str | bytes | None, upper: str | bytes | None, parent: str | None = None
     ) -> Iterator[tuple[str, Any]]:
@@ -77,6 +82,13 @@ class Store(SqliteDict):  # type: ignore[misc]  # sqlitedict has no type hints
         ]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         bounds = tuple(bound for bound in (lower, upper) if bound is not None)
+        if where and self._encoding.affinity == "TEXT" and not self._is_utf8():
+            raise errors.UsageError(
+                "a range of natural keys has no meaning in a database with UTF-16 text",
+                operation="scan",
+                path=self.filename,
+                hint="Convert it to hierarchical keys, or iterate over all keys.",
+            )
         rows = self.conn.select(
             f'SELECT key, value FROM "{self.tablename}" {where} ORDER BY key',  # noqa: S608 - quoted by sqlitedict
             bounds,
@@ -100,6 +112,7 @@ def open_store(
     encode: Callable[[Any], Any] | None = None,
     decode: Callable[[Any], Any] | None = None,
     timeout: float = 5,
+    wait: float = 60.0,
     **conversion_options: Any,
 ) -> Store:
     """Open the sqlitedict file at ``path`` in the format that it has, creating it if there is none.
@@ -112,6 +125,9 @@ def open_store(
     away, and are refused). Pickled values are read with a restricted unpickler; ``pickle_allow`` adds classes
     of the standard library, ``encode`` and ``decode`` replace the codec altogether.
 
+    ``wait``: seconds to wait for another process that is converting the same file (an application with
+    several workers starts them at once); ``timeout`` is sqlitedict's.
+
     Raises what ``convert`` and ``recover`` raise, UsageError.
     """
     if flag not in ("c", "r"):
@@ -123,14 +139,15 @@ def open_store(
         )
     layout = Layout.of(path)
     if ensure is not None:
-        convert(path, ensure, unmarked=unmarked, pickle_allow=pickle_allow, **conversion_options)
+        target = ensure
+        options: dict[str, Any] = {"unmarked": unmarked, "pickle_allow": pickle_allow}
+        options |= conversion_options
+        _patiently(lambda: convert(path, target, **options), wait)
         if not os.path.lexists(layout.primary) and flag == "c":
             _create_empty(layout)
-            convert(
-                path, ensure, unmarked=unmarked, pickle_allow=pickle_allow, **conversion_options
-            )
+            _patiently(lambda: convert(path, target, **options), wait)
     elif conversion.pending(layout):
-        recover(path)
+        _patiently(lambda: recover(path), wait)
     found, journal_mode = _prepare(layout, table, create=flag == "c")
     codec = schema.value_format(found, pickle_allow)
     return Store(
@@ -145,6 +162,20 @@ def open_store(
         encode=encode or codec.encode,
         decode=decode or codec.decode,
     )
+
+
+def _patiently(attempt: Callable[[], object], wait: float) -> None:
+    """Wait while somebody else works on the file; what comes then finds it converted."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            attempt()
+        except errors.Locked:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _create_empty(layout: Layout) -> None:

@@ -21,12 +21,15 @@ DRIVER = Path(__file__).with_name("driver.py")
 #: Every call that has to do with files, locks, leases or processes. Memory management is left out: it
 #: changes nothing that outlives the process, and its number varies from run to run.
 CALLS = (
-    "access faccessat2 chdir close copy_file_range dup dup2 execve fadvise64 fallocate fchmod fchown fcntl "
-    "fdatasync fgetxattr flistxattr flock fsetxattr fstat fstatfs fsync ftruncate getdents64 getxattr link "
-    "linkat listxattr lseek lstat mkdir mkdirat newfstatat open openat pipe2 poll pread64 preadv pwrite64 "
-    "pwritev read readlink rename renameat renameat2 rmdir select setxattr socket stat statfs statx "
-    "sync_file_range symlink truncate unlink unlinkat utimensat vfork wait4 write writev"
-).split()
+    "access", "faccessat2", "chdir", "close", "copy_file_range", "dup", "dup2", "execve",
+    "fadvise64", "fallocate", "fchmod", "fchown", "fcntl", "fdatasync", "fgetxattr",
+    "flistxattr", "flock", "fsetxattr", "fstat", "fstatfs", "fsync", "ftruncate", "getdents64",
+    "getxattr", "link", "linkat", "listxattr", "lseek", "lstat", "mkdir", "mkdirat",
+    "newfstatat", "open", "openat", "pipe2", "poll", "pread64", "preadv", "pwrite64", "pwritev",
+    "read", "readlink", "rename", "renameat", "renameat2", "rmdir", "select", "setxattr",
+    "socket", "stat", "statfs", "statx", "sync_file_range", "symlink", "truncate", "unlink",
+    "unlinkat", "utimensat", "vfork", "wait4", "write", "writev",
+)  # fmt: skip
 _LINE = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?([a-z0-9_]+)\((.*)$")
 
 Place = tuple[str, int]

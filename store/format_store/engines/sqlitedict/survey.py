@@ -39,8 +39,8 @@ def require_as_marked(connection: sqlite3.Connection, format: Format, path: Path
                 f"the marker says {format}, but table {table.name!r} has rows of another format",
                 operation="check",
                 path=path,
-                hint="Nothing was touched. An application that does not know the format has recreated the "
-                "table (flag 'n' or 'w'). Move its records over with the new release, then drop it.",
+                hint="Nothing was touched. An application that does not know the format has made the table. "
+                "Move its records over with the new release, then drop it.",
             )
 
 
