@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         plan,
         prune_backups,
         recover,
+        settle,
         verify,
     )
     from format_store.failpoints import Failpoints
@@ -61,6 +62,7 @@ _PUBLIC = {
     "plan": "api",
     "prune_backups": "api",
     "recover": "api",
+    "settle": "api",
     "verify": "api",
 }
 
@@ -88,6 +90,7 @@ __all__ = [
     "plan",
     "prune_backups",
     "recover",
+    "settle",
     "verify",
 ]
 

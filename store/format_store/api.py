@@ -120,6 +120,20 @@ def plan(
     return inspection.plan(run, target, tuple(unmarked))
 
 
+def settle(path: str | os.PathLike[str]) -> None:
+    """Work off a hot journal or a write-ahead log that a killed application left, as its next start would.
+
+    Changes bytes, never content. For a database whose format has to be known before its application runs:
+    ``inspect`` calls such a one ``busy``. Raises InUse, Locked, SuperJournalElsewhere, CorruptDatabase.
+    """
+    layout = Layout.of(path)
+    if preflight.require_plain_file(layout) is None:
+        return
+    with os_errors("settle", layout.primary), lock.exclusive(layout):
+        sqlitefile.refuse_foreign_super_journal(layout)
+        sqlitefile.settle(layout)
+
+
 def verify(
     path: str | os.PathLike[str],
     *,
@@ -184,4 +198,13 @@ def _require_file(run: Run) -> None:
         )
 
 
-__all__ = ["PLAIN_SQLITEDICT", "convert", "inspect", "plan", "prune_backups", "recover", "verify"]
+__all__ = [
+    "PLAIN_SQLITEDICT",
+    "convert",
+    "inspect",
+    "plan",
+    "prune_backups",
+    "recover",
+    "settle",
+    "verify",
+]

@@ -148,8 +148,8 @@ def _open_unknown(run: Run) -> Any:
             raise
     except sqlitefile.SQLITE_ERROR as error:
         wrapped = sqlitefile.wrap(error, "check", run.primary)
-        if isinstance(wrapped, errors.CorruptDatabase | errors.StorageError):
-            # A file that is no SQLite database at all gets a clearer word than "damaged".
+        if not isinstance(wrapped, errors.TryAgain):
+            # No SQLite database at all, or a newer SQLite's: clearer words than "damaged" or "failed".
             lease.refuse_own_descriptors(run.primary, operation="check")
             sqlitefile.read_header(run.primary, operation="check")
         raise wrapped from error

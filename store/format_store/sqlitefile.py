@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from format_store import errors
@@ -80,6 +82,28 @@ def read_header(path: Path, *, operation: str) -> Header | None:
     return Header(65536 if page_size == 1 else page_size, data[19] == 2, encoding)
 
 
+class _Connection(sqlite3.Connection):
+    """A connection whose ``close`` closes the file, at once.
+
+    SQLite keeps the file open as long as a statement is unfinished (``sqlite3_close_v2``), and the cursor of
+    one lives on in the traceback of an error: the next run would find the file in use, by ourselves.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
+        cursor = super().cursor(factory)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        for cursor in list(self._cursors):
+            cursor.close()
+        super().close()
+
+
 def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     """Open a database that may be damaged or hostile. ``mode`` is SQLite's URI mode (``ro``, ``rw``, ``rwc``).
 
@@ -91,6 +115,7 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
         isolation_level=None,
         timeout=_BUSY_TIMEOUT_SECONDS,
         check_same_thread=False,
+        factory=_Connection,
     )
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from format_store import (
     history,
     inspect,
     recover,
+    settle,
 )
 from tests.crash.aftermath import HIERARCHICAL, require_intact
 from tests.crash.strace import command
@@ -373,3 +375,29 @@ def test_recovery_in_a_wal_database(tmp_path: Path) -> None:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             (key,) = connection.execute("SELECT key FROM unnamed WHERE rowid = 1").fetchone()
         assert decode_hierarchical(key) == RECORDS[0][0]
+
+
+def test_settle_works_off_what_a_killed_application_left(tmp_path: Path) -> None:
+    """A hot journal makes a database `busy`; settling rolls it back, as the application's next start would."""
+    path = tmp_path / "orders.db"
+    write_plain(path, RECORDS)
+    leave_hot_journal(path)
+    assert inspect(path).state == "busy"
+    settle(path)
+    assert inspect(path).state == "unmarked"
+    assert records_on_disk(path) == RECORDS
+
+
+def leave_hot_journal(path: Path) -> None:
+    """Kill a writer after its pages went to the file and before its commit."""
+    script = (
+        "import os, signal, sqlite3, sys\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA cache_size=1')\n"
+        "c.execute('BEGIN')\n"
+        'c.execute("UPDATE unnamed SET value = zeroblob(3000)")\n'
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 512

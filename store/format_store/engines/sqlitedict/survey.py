@@ -132,12 +132,18 @@ def _by_type(
         for rowid, kind in connection.execute(
             f"SELECT rowid, typeof(value) FROM {name} WHERE NOT ({check})"
         ):
-            what = f"its value is {_article(kind)} that is no {schema.value_format(target)!r}"
+            what = f"its value is {_article(kind)}, which is no {_name(target)}"
             yield Obstacle("value", table, rowid, f"(row {rowid})", what)
 
 
 def _article(kind: str) -> str:
     return "NULL" if kind == "null" else f"an {kind}" if kind == "integer" else f"a {kind}"
+
+
+def _name(format: Format) -> str:
+    """What a single value of it is called."""
+    codec, compression = format.parameters["valueCodec"], format.parameters["compression"]
+    return f"{codec} value" if compression == "none" else f"{codec} value in {compression}"
 
 
 def _expansion(connection: sqlite3.Connection, table: str, source: Format, target: Format) -> float:

@@ -242,9 +242,11 @@ def unconvertible(
 ) -> list[Obstacle]:
     """Keys and values, up to ``limit``, that ``target`` cannot hold. Raises WorkerFailed, Aborted."""
     found: list[Obstacle] = []
-    if schema.key_encoding(source).name != schema.key_encoding(target).name:
+    copied = are_copied(source, target)
+    # Recoded rows pass through Python with their keys, which must be text there whatever they become.
+    if not copied or schema.key_encoding(source).name != schema.key_encoding(target).name:
         found = _undecodable_keys(connection, table, source, limit)
-    if not are_copied(source, target) and len(found) < limit:
+    if not copied and len(found) < limit:
         found += _bad_values(
             run, connection, table, source, target, limit - len(found), decode=False
         )
@@ -317,7 +319,9 @@ def _named(run: Run, connection: sqlite3.Connection, database: str, table: str) 
     try:
         yield
     except BadValue as error:
-        what = f"{error.why} (type {error.type_name})"
+        # Where the codec could not even tell a type, its words say what is there.
+        told = error.type_name in error.why or error.type_name == "Undecodable"
+        what = error.why if told else f"{error.why} (type {error.type_name})"
         key = _key(connection, database, table, error.rowid)
         raise refusal(run.primary, Obstacle("value", table, error.rowid, key, what)) from error
 
