@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from format_operator.api.models import Phase as StatePhase
 from format_operator.api.models import StorageFormat
+from format_operator.gate_protocol import DEFAULT_SOCKET
 from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
+from format_operator.settings import sidecar_settings
 from format_store import Phase, errors
 from format_store.layout import Layout
 
@@ -55,7 +58,11 @@ def test_the_readmes_python_runs(tmp_path: Path) -> None:
     """The example for an app with no cluster runs as printed, and prints the record it wrote."""
     (text,) = blocks(README, "python")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", text],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "/eu/berlin/1 {'amount': 12}\n"
@@ -64,7 +71,10 @@ def test_the_readmes_python_runs(tmp_path: Path) -> None:
 def test_every_command_of_the_readme_exists() -> None:
     """`storageformat --help` knows every command that a document shows, and a document shows every command."""
     done = subprocess.run(
-        [sys.executable, "-m", "format_operator", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "format_operator", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     known = set(re.findall(r"^    (\w+) ", done.stdout, re.MULTILINE))
     shown = set(re.findall(r"^\$ storageformat (\w+)", README, re.MULTILINE))
@@ -105,7 +115,9 @@ def test_every_metric_is_documented() -> None:
     """docs/metrics.md lists exactly the metrics that a sidecar exposes, with their types."""
     metrics = SidecarMetrics(version="0", phases=tuple(str(phase) for phase in Phase))
     metrics.add(
-        DatabaseSeries("orders", "/data/orders.db", formats={FormatInfo("v1", "e", "k", "v", "c"): 1})
+        DatabaseSeries(
+            "orders", "/data/orders.db", formats={FormatInfo("v1", "e", "k", "v", "c"): 1}
+        )
     )
     exposed: dict[str, Any] = {
         family.name + ("_total" if family.type == "counter" else ""): family.type
@@ -113,7 +125,9 @@ def test_every_metric_is_documented() -> None:
         if family.name.startswith("storageformat_")
     }
     text = (ROOT / "docs" / "metrics.md").read_text()
-    told = dict(re.findall(r"^\| `(storageformat_\w+)(?:\{[^}]*\})?` \| (\w+) \|", text, re.MULTILINE))
+    told = dict(
+        re.findall(r"^\| `(storageformat_\w+)(?:\{[^}]*\})?` \| (\w+) \|", text, re.MULTILINE)
+    )
     assert told == exposed
 
 
@@ -124,3 +138,37 @@ def test_every_target_of_the_makefile_that_is_named_exists() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"`make (\w+)", document.read_text()):
             assert target in targets, (document.name, target)
+
+
+def test_every_phase_is_documented() -> None:
+    """docs/sidecar.md explains exactly the phases that a FormatState can have."""
+    text = (ROOT / "docs" / "sidecar.md").read_text()
+    table = text[text.index("| phase | means |") : text.index("A status is a report")]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {
+        str(phase) for phase in StatePhase
+    }
+
+
+def test_the_sidecars_snippet_is_accepted_by_its_parser() -> None:
+    """The arguments and environment of the snippet are what sidecar and gate take."""
+    (text,) = blocks((ROOT / "docs" / "sidecar.md").read_text(), "yaml")
+    sidecar, gate = yaml.safe_load(text)["initContainers"]
+    environ = {entry["name"]: "x" for entry in sidecar["env"]}
+    settings = sidecar_settings(sidecar["args"][1:], environ)
+    assert settings.metrics_port == sidecar["ports"][0]["containerPort"]
+    assert gate["args"] == ["gate"]
+    mounted = {Path(mount["mountPath"]) for mount in gate["volumeMounts"]}
+    assert Path(DEFAULT_SOCKET).parent in mounted
+
+
+def test_every_option_in_the_sidecars_page_exists() -> None:
+    """An option that the page names is one of the sidecar's."""
+    done = subprocess.run(
+        [sys.executable, "-m", "format_operator", "sidecar", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = (ROOT / "docs" / "sidecar.md").read_text()
+    for option in set(re.findall(r"`(--[a-z-]+)`", text)):
+        assert option in done.stdout
