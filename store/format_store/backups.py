@@ -110,22 +110,20 @@ def delete_preimage(
     durable.fsync_directory(work.path)
 
 
-def retain(
-    layout: Layout, work: WorkDirectory, manifest: Manifest
-) -> tuple[WorkDirectory, Manifest]:
+def retain(layout: Layout, work: WorkDirectory, manifest: Manifest) -> WorkDirectory:
     """Keep the pre-image as a backup: ``work/<id>`` becomes ``backups/<id>``. Raises OSError.
 
     The manifest says until when before the directory moves, so that a crash between repeats the move.
     """
+    durable.unlink(work.staging)  # there still is one where the swap was not ours
     until = None if manifest.pinned else clock.at(clock.parse(clock.now()) + manifest.retain_for)
-    kept = replace(manifest, retain_until=until)
-    kept.save(work)
+    replace(manifest, retain_until=until).save(work)
     durable.make_directory(layout.backups)
     target = WorkDirectory(layout.backups / work.conversion_id)
     durable.rename(work.path, target.path)
     durable.fsync_directory(layout.backups)
     durable.fsync_directory(layout.work)
-    return target, kept
+    return target
 
 
 def quarantine(layout: Layout, work: WorkDirectory, file: Path, name: str) -> Path:
@@ -157,10 +155,11 @@ def listed(layout: Layout) -> list[tuple[WorkDirectory, Manifest, Backup]]:
 def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | None:
     """Delete retained backups whose time is over; seconds until the next one's, or None.
 
-    A backup that is in use or that somebody wrote to stays, and is looked at again the next time.
-    The caller holds the lock.
+    A backup that is in use or that somebody wrote to stays, and is looked at again the next time; it is
+    told (InUse, StrayWrites) once the others have been seen to. The caller holds the lock.
     """
     following: list[float] = []
+    problems: list[errors.StoreError] = []
     now = clock.parse(clock.now())
     for work in layout.retained():
         manifest = manifests.load(work)
@@ -177,10 +176,16 @@ def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | Non
         proof = prove_readable(layout, work)
         if proof is None:
             continue
-        with lease.take(work.preimage, operation=_OPERATION, unchecked=unchecked) as held:
-            delete_preimage(work, manifest, held, proof)
+        try:
+            with lease.take(work.preimage, operation=_OPERATION, unchecked=unchecked) as held:
+                delete_preimage(work, manifest, held, proof)
+        except (errors.InUse, errors.StrayWrites) as error:
+            problems.append(error)
+            continue
         clear(work)
         observer.backup_deleted(manifest.backup(work))
+    if problems:
+        raise problems[0]
     return min(following, default=None)
 
 

@@ -75,18 +75,24 @@ def read(path: str | os.PathLike[str]) -> History:
         return History()
     except OSError as error:
         raise errors.from_os_error(error, operation="read history", path=file) from error
-    entries: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and {"kind", "at", "totals"} <= entry.keys():
-            entries.append(entry)
+    entries = [entry for entry in map(_entry, lines) if entry is not None]
     totals = dict.fromkeys(TOTALS, 0)
     if entries:
-        totals |= {key: int(entries[-1]["totals"].get(key, 0)) for key in TOTALS}
+        totals |= {key: entries[-1]["totals"].get(key, 0) for key in TOTALS}
     return History(totals, tuple(entries))
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not {"kind", "at", "totals"} <= entry.keys():
+        return None
+    totals = entry["totals"]
+    if not isinstance(totals, dict) or not all(isinstance(count, int) for count in totals.values()):
+        return None
+    return entry
 
 
 def record(

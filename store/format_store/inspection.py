@@ -129,6 +129,7 @@ def _look_inside(
     # Read-only SQLite would leave -wal and -shm beside a database in WAL mode. Without either the file is
     # complete in itself, and `immutable` reads it without a trace. In other modes SQLite's locks are kept.
     quiet = not any(os.path.lexists(sibling) for sibling in layout.siblings())
+    header = None
     if quiet and not lease.is_open_here(path):
         header = sqlitefile.read_header(path, operation="inspect")
         quiet = header is not None and header.wal
@@ -146,7 +147,10 @@ def _look_inside(
             state,
             marker=marker,
             size=size,
-            journal_mode=str(connection.execute("PRAGMA journal_mode").fetchone()[0]),
+            # With `immutable` SQLite does not even look for a log, and says "delete".
+            journal_mode="wal"
+            if header is not None and header.wal
+            else str(connection.execute("PRAGMA journal_mode").fetchone()[0]),
             page_size=int(connection.execute("PRAGMA page_size").fetchone()[0]),
             tables=tables,
             **facts,

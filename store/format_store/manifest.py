@@ -8,13 +8,14 @@ and durable; whether the swap happened is told by the marker inside the primary)
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from format_store import durable, errors
+from format_store import clock, durable, errors
 from format_store.formats import Format
 from format_store.layout import WorkDirectory
 from format_store.observer import Backup
@@ -134,8 +135,8 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
     parsed = Manifest(
         conversion_id=_text(document["conversionID"]),
         database=_text(document["database"]),
-        created_at=_text(document["createdAt"]),
-        started_at=float(document["startedAt"]),
+        created_at=_time(document["createdAt"]),
+        started_at=_number(document["startedAt"]),
         tool_version=_text(document["toolVersion"]),
         phase=ManifestPhase(document["phase"]),
         source=_stat(document["source"]),
@@ -144,10 +145,10 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         target_format=Format.from_spec(document["targetFormat"]),
         staging=None if staging is None else _stat(staging),
         staging_digest=None if staging is None else _digest(staging["digest"]),
-        rows=int(document["rows"]),
-        retain_for=float(document["retainFor"]),
-        pinned=bool(document["pinned"]),
-        retain_until=None if document["retainUntil"] is None else _text(document["retainUntil"]),
+        rows=_integer(document["rows"]),
+        retain_for=_number(document["retainFor"]),
+        pinned=_flag(document["pinned"]),
+        retain_until=None if document["retainUntil"] is None else _time(document["retainUntil"]),
         note=_text(document["note"]),
     )
     if parsed.phase is ManifestPhase.READY and parsed.staging is None:
@@ -158,6 +159,30 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a string")
+    return value
+
+
+def _time(value: object) -> str:
+    text = _text(value)
+    clock.parse(text)
+    return text
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
     return value
 
 
@@ -173,4 +198,4 @@ def _stat_json(value: FileStat) -> dict[str, Any]:
 
 
 def _stat(value: Mapping[str, Any]) -> FileStat:
-    return FileStat(int(value["inode"]), int(value["size"]), int(value["mtimeNs"]))
+    return FileStat(_integer(value["inode"]), _integer(value["size"]), _integer(value["mtimeNs"]))

@@ -206,9 +206,7 @@ def complete(
     durable.fsync_directory(work.path)
     if manifest.pinned or manifest.retain_for > 0:
         _record_success(run, work, manifest)
-        durable.unlink(work.staging)
-        kept, _ = backups.retain(run.layout, work, manifest)
-        return kept
+        return backups.retain(run.layout, work, manifest)
     stray: errors.StrayWrites | None = None
     if __debug__:
         run.failpoints.hit("cleanup.before-delete-preimage")
@@ -268,12 +266,7 @@ def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Reco
         run, work, RecoveryOutcome.COMPLETED,
         "the new database was in place and written to since; it is sound, and the pre-image is kept",
     )  # fmt: skip
-    durable.unlink(work.staging)
-    backups.retain(
-        run.layout,
-        work,
-        replace(manifest, pinned=True, note="the database was written to before clean-up"),
-    )
+    _keep_for_a_person(run, work, manifest, "the database was written to before clean-up")
     return recovery
 
 
@@ -332,13 +325,13 @@ def _keep_foreign(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery
         run, work, RecoveryOutcome.DISCARDED,
         "the database had been replaced by another file; that one stays, and the pre-image is kept",
     )  # fmt: skip
-    durable.unlink(work.staging)
-    backups.retain(
-        run.layout,
-        work,
-        replace(manifest, pinned=True, note="the database was replaced by another file"),
-    )
+    _keep_for_a_person(run, work, manifest, "the database was replaced by another file")
     return recovery
+
+
+def _keep_for_a_person(run: Run, work: WorkDirectory, manifest: Manifest, note: str) -> None:
+    """Nobody but a person can say whether this pre-image is still wanted: it is kept until then."""
+    backups.retain(run.layout, work, replace(manifest, pinned=True, note=note))
 
 
 def _discard_and_record(

@@ -294,22 +294,27 @@ def read_marker(layout: Layout) -> Marker | None:
         return marker_of(connection, layout.primary)
 
 
-def has_rows(connection: sqlite3.Connection) -> bool:
+def has_rows(connection: sqlite3.Connection, schema: str = "main") -> bool:
     """Whether any table holds anything."""
     return any(
-        connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote_name(name)})").fetchone()[0]
-        for name in tables_with_rows_of_their_own(connection)
+        connection.execute(f"SELECT EXISTS (SELECT 1 FROM {schema}.{quote_name(name)})").fetchone()[
+            0
+        ]
+        for name in tables_with_rows_of_their_own(connection, schema)
     )
 
 
-def tables_with_rows_of_their_own(connection: sqlite3.Connection) -> list[str]:
+def tables_with_rows_of_their_own(
+    connection: sqlite3.Connection, schema: str = "main"
+) -> list[str]:
     """Tables, by name: virtual ones show what their shadow tables hold, and need modules that may be missing.
 
     SQLite's own (sequences of AUTOINCREMENT, statistics) do not count.
     """
     rows = connection.execute(
-        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow') "
-        "AND substr(name, 1, 7) <> 'sqlite_' ORDER BY name"
+        "SELECT name FROM pragma_table_list WHERE schema = ? AND type IN ('table', 'shadow') "
+        "AND substr(name, 1, 7) <> 'sqlite_' ORDER BY name",
+        (schema,),
     )
     return [str(name) for (name,) in rows.fetchall()]
 

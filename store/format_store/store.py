@@ -210,6 +210,10 @@ def _prepare(layout: Layout, table: str, *, create: bool) -> tuple[Format, str]:
                 path=path,
                 hint="Nothing was touched. Open it with sqlite3.",
             )
+        names = found.parameters["tables"]
+        if names is not None and table not in names:
+            # The marker speaks of other tables: this one is plain, and a new one will be.
+            marker, found = None, PLAIN_SQLITEDICT
         mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
         exists = connection.execute(
             "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", (table,)

@@ -11,7 +11,7 @@ from pathlib import Path
 from format_store import errors, keys
 from format_store.codecs.combined import ValueFormat
 from format_store.formats import MARKER_NAME, Format
-from format_store.sqlitefile import quote_name
+from format_store.sqlitefile import has_rows, quote_name
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,17 @@ def selected(
             hint="Nothing was touched. Both formats must name the same tables (or the target none).",
         )
     by_name = {table.name: table for table in present}
-    for name in wanted:
-        if name not in by_name:
-            raise errors.UnsupportedSchema(
-                f"there is no table {name!r} of sqlitedict's shape; there are {sorted(by_name) or 'none'}",
-                operation="check schema",
-                path=path,
-                hint="Nothing was touched. Correct `tables`, or leave it out to convert every such table.",
-            )
-    return [by_name[name] for name in wanted]
+    missing = [name for name in wanted if name not in by_name]
+    # A database without rows is a new replica's: its tables are yet to be made.
+    if missing and has_rows(connection, schema):
+        raise errors.UnsupportedSchema(
+            f"there is no table {missing[0]!r} of sqlitedict's shape; there are "
+            f"{sorted(by_name) or 'none'}",
+            operation="check schema",
+            path=path,
+            hint="Nothing was touched. Correct `tables`, or leave it out to convert every such table.",
+        )
+    return [by_name[name] for name in wanted if name in by_name]
 
 
 def refuse_dependents(connection: sqlite3.Connection, converted: list[Table], path: Path) -> None:

@@ -149,14 +149,33 @@ def recoded(
 def _decodable(
     job: Job, connection: sqlite3.Connection, table: str, chunks: Iterator[Any]
 ) -> Iterator[Any]:
-    """The chunks; where SQLite's binding cannot decode a key's text, an error that names the row."""
+    """The chunks; where SQLite's binding cannot decode a row's text, an error that names the row."""
     try:
         yield from chunks
     except sqlite3.OperationalError as error:
         obstacle = first_obstacle(job, connection, table, None)
         if obstacle is not None:
             raise obstacle from error
+        value = _undecodable_text(connection, "source", table)
+        if value is not None:
+            raise refusal(job.source_path, value) from error
         raise
+
+
+def _undecodable_text(connection: sqlite3.Connection, database: str, table: str) -> Obstacle | None:
+    """The first value that is TEXT and no text: SQLite stores it, its binding cannot read it."""
+    encoding = str(connection.execute("PRAGMA encoding").fetchone()[0])
+    for rowid, raw in connection.execute(
+        f"SELECT rowid, CAST(value AS BLOB) FROM {database}.{quote_name(table)} "
+        "WHERE typeof(value) = 'text' ORDER BY rowid"
+    ):
+        try:
+            raw.decode(encoding.lower())
+        except UnicodeDecodeError:
+            key = _key(connection, database, table, rowid)
+            what = f"its value is text that is not valid {encoding}"
+            return Obstacle("value", table, rowid, key, what)
+    return None
 
 
 def compare(job: Job, connection: sqlite3.Connection, table: str, done: int) -> None:
@@ -187,6 +206,15 @@ def compare(job: Job, connection: sqlite3.Connection, table: str, done: int) -> 
         try:
             for _ in pool.map_ordered(task, counted()):
                 pass
+        except sqlite3.OperationalError as error:
+            if _undecodable_text(connection, "main", table) is None:
+                raise
+            raise errors.VerificationFailed(
+                f"the converted copy is wrong: table {table!r} has text that is none",
+                operation="verify",
+                path=job.source_path,
+                hint="The copy was discarded; the database is as it was. Please report this.",
+            ) from error
         except BadValue as error:
             raise errors.VerificationFailed(
                 f"the converted copy is wrong: table {table!r}, "
@@ -282,6 +310,11 @@ def _bad_values(
                     break
         except BadValue as error:
             bad.append(error)
+        except sqlite3.OperationalError:
+            obstacle = _undecodable_text(connection, "main", table)
+            if obstacle is None:
+                raise
+            return [obstacle]
     return [
         Obstacle(
             "value", table, error.rowid, _key(connection, "main", table, error.rowid), error.why
