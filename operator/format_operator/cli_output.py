@@ -10,7 +10,17 @@ from typing import IO, Any, Self
 
 import yaml
 
-from format_store import Backup, Format, Inspection, Observer, Phase, Plan, Recovery, Result
+from format_store import (
+    Backup,
+    Format,
+    Inspection,
+    Observer,
+    Outcome,
+    Phase,
+    Plan,
+    Recovery,
+    Result,
+)
 from format_store.errors import MarkerMismatch, StoreError
 
 _BAR_WIDTH = 28
@@ -98,6 +108,8 @@ class Printer:
             rows.append(("from", str(result.source)))
         if result.target is not None:
             rows.append(("to", str(result.target)))
+        if result.outcome is Outcome.ABSENT:
+            rows.append(("note", "there is no such file; nothing was made"))
         if result.rows:
             rows.append(("rows", f"{result.rows:,}, each verified"))
         if result.conversion_id is not None:

@@ -50,7 +50,9 @@ class Decision:
 def convert(run: Run, target: Format, unmarked: Sequence[Format]) -> Result:
     """Bring the database into ``target``; see ``format_store.convert``."""
     started = clock.seconds()
-    preflight.require_plain_file(run.layout)
+    if preflight.require_plain_file(run.layout) is None and not os.path.lexists(run.layout.state):
+        # Nothing is there and nothing ever was: leave no state directory beside a path that may be a typo.
+        return Result.of(run, Outcome.ABSENT, started, (), target=target)
     run.observer.phase(Phase.LOCKING)
     try:
         with lock.exclusive(run.layout):

@@ -401,3 +401,13 @@ def leave_hot_journal(path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert done.returncode == -9
     assert path.with_name(f"{path.name}-journal").stat().st_size > 512
+
+
+def test_a_directory_that_is_a_symbolic_link(tmp_path: Path) -> None:
+    """Images and volumes have symlinked directories: only the file itself and its state must be none."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "data").symlink_to("real")
+    path = tmp_path / "data" / "orders.db"
+    write_plain(path, RECORDS)
+    kill_at(path, "swap.after-rename")
+    require_intact(path, RECORDS, HIERARCHICAL)
