@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.crash.aftermath", "tests.support.databases")
-
 from tests.support.requirements import MARKER, require_now
+
+pytest.register_assert_rewrite("tests.crash.aftermath", "tests.support.databases")
 
 
 def pytest_configure(config: pytest.Config) -> None:
