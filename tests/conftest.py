@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from tests.support.requirements import MARKER, require_now
 
 pytest.register_assert_rewrite("tests.crash.aftermath", "tests.support.databases")
+
+# Timing is measured in bench/, never asserted; and a run that failed must fail again when it is repeated.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
 
 
 def pytest_configure(config: pytest.Config) -> None:

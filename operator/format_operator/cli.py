@@ -7,6 +7,7 @@ was · 2 usage · 3 refused, nothing touched · 4 needs a person, both copies ke
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Any, cast
 import yaml
 
 from format_operator.api.models import StorageFormat
+from format_operator.api.names import API_VERSION
 from format_operator.api.schema import InvalidObject
 from format_operator.cli_output import Printer, ProgressLines, formats_differ
 from format_store import (
@@ -37,6 +39,9 @@ from format_store.errors import StoreError, UsageError
 _PROCESSES = (
     "processes in a pod: storageformat sidecar, storageformat gate (each has its own --help)"
 )
+
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,9 @@ def _read(file: Path) -> StorageFormat:
         raise _usage(file, f"is not YAML: {error}") from error
     if len(documents) != 1:
         raise _usage(file, f"holds {len(documents)} objects of kind StorageFormat, one is needed")
+    version = documents[0].get("apiVersion")
+    if version != API_VERSION:
+        raise _usage(file, f"apiVersion: is {version!r}, this tool knows {API_VERSION}")
     try:
         return StorageFormat.from_object(documents[0], strict=True)
     except InvalidObject as error:
@@ -189,15 +197,24 @@ def _usage(file: str | Path, message: str) -> UsageError:
 
 
 def _abort_on_signals() -> Abort:
-    """SIGTERM and SIGINT stop a conversion in order: the staging copy is discarded, exit code 75."""
+    """SIGTERM and SIGINT stop a conversion in order: the staging copy is discarded, exit code 75.
+
+    By a pipe and a thread: Python's own handlers run in the main thread only, and not before a statement of
+    SQLite that may take long has come to its end there.
+    """
     abort = Abort()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in _STOPPING:
+        signal.signal(number, lambda _number, _frame: None)
 
-    def stop(_number: int, _frame: Any) -> None:
-        # SQLite must not be interrupted from a signal handler that runs inside it: use another thread.
-        threading.Thread(target=abort.request, daemon=True).start()
+    def wait() -> None:
+        while received := os.read(reader, 1):
+            if received[0] in _STOPPING:
+                abort.request()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    threading.Thread(target=wait, daemon=True).start()
     return abort
 
 

@@ -76,8 +76,9 @@ def take(path: Path, *, operation: str, unchecked: bool = False) -> WriteLease:
     """
     refuse_own_descriptors(path, operation=operation)
     try:
-        # O_NONBLOCK: where somebody else holds a lease, fail at once instead of waiting for them.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # O_NONBLOCK: where somebody else holds a lease, fail soon instead of waiting for them.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = patiently(lambda: os.open(path, flags))
     except OSError as error:
         raise _open_error(error, path, operation) from error
     try:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
 
 _ATTEMPTS = 10
 _PAUSE_SECONDS = 0.01
 
 
-def patiently(attempt: Callable[[], object]) -> None:
+def patiently(attempt: Callable[[], _Result]) -> _Result:
     """Call ``attempt`` until it does not raise BlockingIOError any more; a tenth of a second at most."""
     for _ in range(_ATTEMPTS - 1):
         try:
-            attempt()
+            return attempt()
         except BlockingIOError:
             time.sleep(_PAUSE_SECONDS)
-        else:
-            return
-    attempt()
+    return attempt()

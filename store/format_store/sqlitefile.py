@@ -20,6 +20,7 @@ from urllib.parse import quote
 from format_store import errors
 from format_store.formats import MARKER_NAME, Marker, parse_marker
 from format_store.layout import Layout
+from format_store.patience import patiently
 
 _MAGIC = b"SQLite format 3\x00"
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
@@ -49,7 +50,9 @@ def read_header(path: Path, *, operation: str) -> Header | None:
     Reads through a descriptor of its own: call it only while this process has the file not open in SQLite.
     Raises NotASQLiteDatabase, NewerSQLiteFormat, OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    # Not at once: a lease that we have just released may live on in a process that is being started.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = patiently(lambda: os.open(path, flags))
     try:
         data = os.pread(descriptor, 100, 0)
     finally:

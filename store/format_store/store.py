@@ -121,8 +121,8 @@ def open_store(
     and a new file is made in that format; ``unmarked`` and ``conversion_options`` are those of ``convert``.
     Without ``ensure``, a file without a marker is taken for what plain ``SqliteDict`` writes.
 
-    ``flag`` is sqlitedict's: ``c``, or ``r`` for reading only (``w`` and ``n`` would throw the format's guards
-    away, and are refused). Pickled values are read with a restricted unpickler; ``pickle_allow`` adds classes
+    ``flag`` is sqlitedict's: ``c``, or ``r`` for reading only. ``w`` and ``n`` are refused: they throw records
+    away at opening, ``n`` the format and its guards as well. Pickled values are read with a restricted unpickler; ``pickle_allow`` adds classes
     of the standard library, ``encode`` and ``decode`` replace the codec altogether.
 
     ``wait``: seconds to wait for another process that is converting the same file (an application with
@@ -132,7 +132,7 @@ def open_store(
     """
     if flag not in ("c", "r"):
         raise errors.UsageError(
-            f"flag {flag!r} would recreate tables without the format's guards",
+            f"flag {flag!r} is not supported: it throws records away at opening, or means nothing",
             operation=_OPERATION,
             path=path,
             hint="Nothing was touched. Open with 'c' and call clear().",

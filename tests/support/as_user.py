@@ -6,7 +6,7 @@ The interpreter may lie where that user cannot reach it, so everything is import
 from __future__ import annotations
 
 import ctypes
-import encodings.ascii
+import encodings.ascii  # noqa: F401 - cannot be found later on
 import os
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import format_store.api
-import format_store.codecs.pickle_codec
+import format_store.codecs.pickle_codec  # noqa: F401 - as above
 from tests.crash import driver
 
 _PR_SET_DUMPABLE = 4

@@ -136,3 +136,16 @@ def leftovers(path: Path) -> list[str]:
         ]
         found += [f"work/{entry.name}" for entry in (state / "work").glob("*")]
     return found
+
+
+def execute(path: Path, *statements: str) -> None:
+    """Run SQL as somebody with a shell would, in one transaction."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """What a query returns."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()

@@ -256,7 +256,8 @@ def test_plain_sqlitedict_cannot_write_into_a_guarded_table(
     own = value_format.encode(b"payload" if value_format.codec.name == "raw" else "payload")
     connection.execute("INSERT INTO unnamed VALUES ('a', ?)", (own,))
     connection.commit()
-    for value in [None, 1, -5, "text", {"a": 1}, [], {}, b"", "x" * 5000]:
+    values: list[object] = [None, 1, -5, "text", {"a": 1}, [], {}, b"", "x" * 5000]
+    for value in values:
         for protocol in range(2, 6):
             with pytest.raises(sqlite3.IntegrityError):
                 connection.execute(

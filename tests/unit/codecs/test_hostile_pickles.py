@@ -207,8 +207,8 @@ def test_pickles_cannot_change_the_classes_they_may_use() -> None:
 
 def test_a_class_is_not_a_value() -> None:
     """A bare reference to an allowed class has no canonical form, so no conversion carries it."""
-    from format_store.codecs import ValueFormat
-    from format_store.codecs.recode import BadValue, compare_chunk, recode_chunk
+    from format_store.codecs import BadValue, ValueFormat
+    from format_store.codecs.recode import compare_chunk, recode_chunk
 
     source = ValueFormat(GENEROUS, ValueFormat.named("raw").compression)
     stored = pickle.dumps([uuid.UUID])
