@@ -5,6 +5,8 @@ RUN := $(UV) run --frozen --all-extras
 
 # The tools in devtools/ are imported by tests and demo; they are no part of the distribution.
 export PYTHONPATH := $(CURDIR)/devtools
+# Tests and demo start hundreds of interpreters: without bytecode each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench

@@ -90,8 +90,12 @@ def recover(run: Run) -> Result:
         run.observer.phase(Phase.IDLE)
 
 
-def decide(run: Run, target: Format, unmarked: Sequence[Format]) -> Decision:
+def decide(
+    run: Run, target: Format, unmarked: Sequence[Format], *, refuse_rows: bool = True
+) -> Decision:
     """Find out the present format and what stands in the way. Changes nothing but what opening does.
+
+    ``refuse_rows=False``: a plan lists rows that cannot be converted, instead of stopping at the first.
 
     Raises Refused kinds, InUse, CorruptDatabase.
     """
@@ -99,7 +103,7 @@ def decide(run: Run, target: Format, unmarked: Sequence[Format]) -> Decision:
     path = run.primary
     with os_errors("check", path, "Nothing was touched."):
         sqlitefile.refuse_foreign_super_journal(run.layout)
-        present, survey = _decide_content(run, target, unmarked)
+        present, survey = _decide_content(run, target, unmarked, refuse_rows=refuse_rows)
         size = os.stat(path).st_size
         if survey is not None:
             preflight.require_single_link(run.layout, os.lstat(path))
@@ -111,7 +115,7 @@ def decide(run: Run, target: Format, unmarked: Sequence[Format]) -> Decision:
 
 
 def _decide_content(
-    run: Run, target: Format, unmarked: Sequence[Format]
+    run: Run, target: Format, unmarked: Sequence[Format], *, refuse_rows: bool
 ) -> tuple[Format | None, Survey | None]:
     path = run.primary
     engine = registry.get(target.engine)
@@ -137,7 +141,7 @@ def _decide_content(
                 path=path,
                 hint="Nothing was touched. Name a target of the same engine.",
             )
-        return present, engine.survey(run, connection, present, target)
+        return present, engine.survey(run, connection, present, target, refuse_rows=refuse_rows)
 
 
 def _open_unknown(run: Run) -> Any:
@@ -171,8 +175,14 @@ def _identify(
         return fitting[0]
     declared = "; ".join(str(candidate) for candidate in candidates)
     if not fitting:
+        misfits = [
+            f"{candidate}: {found}"
+            for candidate in candidates
+            if (found := engine.misfit(connection, candidate)) is not None
+        ]
         raise errors.UndeclaredFormat(
-            f"it has no marker, and its rows do not all fit one of the declared formats ({declared})",
+            "it has no marker, and its rows do not all fit one of the declared formats "
+            f"({'; '.join(misfits) or declared})",
             operation="check",
             path=run.primary,
             hint="Nothing was touched. Declare the format it is in (`unmarked`), or find out which rows "

@@ -191,7 +191,7 @@ def plan(run: Run, target: Format, unmarked: Sequence[Format]) -> Plan:
     if found is None:
         return Plan(action="none", **nothing, **facts)
     try:
-        decision = conversion.decide(run, target, unmarked)
+        decision = conversion.decide(run, target, unmarked, refuse_rows=False)
     except errors.Refused as refusal:
         return Plan(action="refuse", refusal=refusal, **nothing, **facts)
     if decision.survey is None or decision.present is None:

@@ -306,3 +306,30 @@ def test_an_error_that_is_kept_keeps_no_file_open(
     assert target is HIERARCHICAL or len(kept) == 2
     opened = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
     assert not [name for name in opened if name.startswith(str(marked.parent))]
+
+
+def test_a_plan_lists_every_row_of_a_wrong_type(tmp_path: Path) -> None:
+    """`plan` does not stop at the first row that cannot be converted: it lists keys and values of all of them."""
+    path = tmp_path / "orders.db"
+    write_plain(path, [("/good", 1), ("/tuple", (1, 2))])
+    convert(
+        path, Format.sqlitedict()
+    )  # with a marker nobody has to guess what the rows are meant to be
+    execute(path, "INSERT INTO unnamed VALUES (x'00', x'80054e2e'), (NULL, x'80054e2e')")
+    planned = plan(path, Format.sqlitedict(key_encoding="hierarchical", value_codec="msgpack"))
+    assert planned.action == "refuse"
+    assert sorted((found.column, found.rowid) for found in planned.obstacles) == [
+        ("key", 3),
+        ("key", 4),
+        ("value", 2),
+    ]
+
+
+def test_an_unmarked_file_names_the_row_that_does_not_fit(tmp_path: Path) -> None:
+    """Among many rows the one that keeps a file from being adopted is named, for each declared format."""
+    path = tmp_path / "orders.db"
+    write_plain(path, [("/good", 1)])
+    execute(path, "INSERT INTO unnamed VALUES (x'00', x'80054e2e')")
+    with pytest.raises(errors.UndeclaredFormat, match="row 2: its key is a blob") as caught:
+        convert(path, Format.sqlitedict(key_encoding="hierarchical"))
+    assert "row 1: its key is a text" in caught.value.message

@@ -94,10 +94,23 @@ class Engine(Protocol):
         """Those of ``candidates`` that every row fits."""
         ...
 
+    def misfit(self, connection: sqlite3.Connection, format: Format) -> str | None:
+        """The first row that is not of ``format``, in words for a message; None if there is none."""
+        ...
+
     def survey(
-        self, run: Run, connection: sqlite3.Connection, source: Format, target: Format
+        self,
+        run: Run,
+        connection: sqlite3.Connection,
+        source: Format,
+        target: Format,
+        *,
+        refuse_rows: bool,
     ) -> Survey:
-        """Measure, and refuse what can be refused without decoding. Raises Refused kinds."""
+        """Measure, and refuse what can be refused without decoding. Raises Refused kinds.
+
+        ``refuse_rows=False`` leaves rows of a wrong type to ``obstacles``, which lists all of them.
+        """
         ...
 
     def obstacles(

@@ -41,10 +41,19 @@ class SqliteDictEngine:
     ) -> tuple[Format, ...]:
         return survey.identify(run, connection, candidates)
 
+    def misfit(self, connection: sqlite3.Connection, format: Format) -> str | None:
+        return survey.misfit(connection, format)
+
     def survey(
-        self, run: Run, connection: sqlite3.Connection, source: Format, target: Format
+        self,
+        run: Run,
+        connection: sqlite3.Connection,
+        source: Format,
+        target: Format,
+        *,
+        refuse_rows: bool,
     ) -> Survey:
-        return survey.survey(run, connection, source, target)
+        return survey.survey(run, connection, source, target, refuse_rows=refuse_rows)
 
     def obstacles(
         self, run: Run, connection: sqlite3.Connection, source: Format, target: Format, limit: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from format_store import errors
@@ -11,7 +12,6 @@ from format_store.codecs import CodecError
 from format_store.engines.base import Obstacle, Survey
 from format_store.engines.sqlitedict import schema, values
 from format_store.formats import Format
-from format_store.keys import KeyEncoding
 from format_store.run import Run
 from format_store.sqlitefile import quote_name
 
@@ -34,9 +34,10 @@ def require_as_marked(connection: sqlite3.Connection, format: Format, path: Path
             table.name, format
         ):
             continue
-        if not _all_fit(connection, table.name, format):
+        found = _misfit(connection, table.name, format)
+        if found is not None:
             raise errors.MarkerMismatch(
-                f"the marker says {format}, but table {table.name!r} has rows of another format",
+                f"the marker says {format}, but there are rows of another format ({found})",
                 operation="check",
                 path=path,
                 hint="Nothing was touched. An application that does not know the format has made the table. "
@@ -56,7 +57,9 @@ def identify(
         found = schema.tables(connection)
         names = candidate.parameters["tables"]
         selected = [table for table in found if names is None or table.name in names]
-        if selected and all(_all_fit(connection, table.name, candidate) for table in selected):
+        if selected and all(
+            _misfit(connection, table.name, candidate) is None for table in selected
+        ):
             fitting.append(candidate)
     if len(fitting) < 2:
         return tuple(fitting)
@@ -67,32 +70,52 @@ def identify(
     )
 
 
-def _all_fit(connection: sqlite3.Connection, table: str, format: Format) -> bool:
+def misfit(connection: sqlite3.Connection, format: Format) -> str | None:
+    """The first row found that is not of ``format``, in words; None where every row fits or no table is there."""
+    names = format.parameters["tables"]
+    for table in schema.tables(connection):
+        if names is None or table.name in names:
+            found = _misfit(connection, table.name, format)
+            if found is not None:
+                return found
+    return None
+
+
+def _misfit(connection: sqlite3.Connection, table: str, format: Format) -> str | None:
     encoding = schema.key_encoding(format)
     guard = encoding.guard("key") or "1"
     value_check = schema.value_format(format).check_sql("value")
-    name = quote_name(table)
-    misfit = connection.execute(
-        f"SELECT 1 FROM {name} WHERE NOT (({guard}) AND ({value_check})) LIMIT 1"
+    row = connection.execute(
+        f"SELECT rowid, typeof(key), {guard}, typeof(value) FROM {quote_name(table)} "
+        f"WHERE NOT (({guard}) AND ({value_check})) LIMIT 1"
     ).fetchone()
-    return misfit is None and _keys_are_canonical(connection, name, encoding)
-
-
-def _keys_are_canonical(connection: sqlite3.Connection, name: str, encoding: KeyEncoding) -> bool:
-    if encoding.affinity == "TEXT":
-        return (
-            True  # nothing but the type can be wrong; invalid UTF-8 is named when it is converted
+    if row is not None:
+        rowid, key_type, key_fits, value_type = row
+        what = (
+            f"its value is {_article(value_type)} that is no {_name(format)}"
+            if key_fits
+            else f"its key is {_article(key_type)}, which is no {encoding.name} key"
         )
-    try:
-        for (stored,) in connection.execute(f"SELECT key FROM {name}"):
+        return f"table {table!r}, row {rowid}: {what}"
+    if encoding.affinity == "TEXT":
+        return None  # only the type can be wrong; invalid UTF-8 is named when it is converted
+    for rowid, stored in connection.execute(f"SELECT rowid, key FROM {quote_name(table)}"):
+        try:
             encoding.decode(stored)
-    except ValueError:
-        return False
-    return True
+        except ValueError as error:
+            return f"table {table!r}, row {rowid}: {error}"
+    return None
 
 
-def survey(run: Run, connection: sqlite3.Connection, source: Format, target: Format) -> Survey:
-    """Count rows, estimate bytes, refuse what types and the schema already tell.
+def survey(
+    run: Run,
+    connection: sqlite3.Connection,
+    source: Format,
+    target: Format,
+    *,
+    refuse_rows: bool,
+) -> Survey:
+    """Count rows, estimate bytes, refuse what the schema and (``refuse_rows``) the rows' types already tell.
 
     Raises UnsupportedSchema, UnconvertibleKey, UnconvertibleValue.
     """
@@ -100,8 +123,9 @@ def survey(run: Run, connection: sqlite3.Connection, source: Format, target: For
     schema.refuse_dependents(connection, tables, run.primary)
     counted = []
     for table in tables:
-        for obstacle in _by_type(connection, table.name, source, target):
-            raise values.refusal(run.primary, obstacle)
+        if refuse_rows:
+            for obstacle in _by_type(connection, table.name, source, target):
+                raise values.refusal(run.primary, obstacle)
         name = quote_name(table.name)
         rows = connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
         counted.append((table.name, int(rows)))
@@ -169,15 +193,14 @@ def obstacles(
     run: Run, connection: sqlite3.Connection, source: Format, target: Format, limit: int
 ) -> list[Obstacle]:
     """Every key and value that the target cannot hold, up to ``limit``; decodes all of them."""
-    found: list[Obstacle] = []
+    found: dict[tuple[str, str, int], Obstacle] = {}
     for table in schema.selected(connection, source, target, run.primary):
-        for obstacle in _by_type(connection, table.name, source, target):
-            found.append(obstacle)
+        # A key of a wrong type is seen by its type and again when it is decoded.
+        for obstacle in chain(
+            _by_type(connection, table.name, source, target),
+            values.unconvertible(run, connection, table.name, source, target, limit=limit),
+        ):
+            found.setdefault((obstacle.table, obstacle.column, obstacle.rowid), obstacle)
             if len(found) >= limit:
-                return found
-        found += values.unconvertible(
-            run, connection, table.name, source, target, limit=limit - len(found)
-        )
-        if len(found) >= limit:
-            return found[:limit]
-    return found
+                return list(found.values())
+    return list(found.values())
