@@ -47,6 +47,7 @@ class Asked(StrEnum):
 _STARTED_ON_THE_OLD = frozenset(
     {"NoPermit", "PermitExpired", "PermitForAnotherTarget", "APIUnreachable", "APIForbidden"}
 )
+_NO_ANSWER_YET = "the API server did not answer in time"
 _NO_ANSWER = frozenset({Asked.PENDING, Asked.UNREACHABLE, Asked.FORBIDDEN})
 
 
@@ -204,7 +205,7 @@ def _govern(observed: Observed) -> Wish | _NoWish:
             return _NoWish(
                 Phase.IDLE,
                 _silence(answer),
-                f"{answer.detail}; no StorageFormat was seen before either",
+                f"{answer.detail or _NO_ANSWER_YET}; no StorageFormat was seen before either",
             )
         wish = observed.stored.wish
     elif answer.asked is Asked.INVALID:
@@ -468,9 +469,11 @@ def _permission(observed: Observed, wish: Wish, file: File) -> tuple[str, str, f
         return None
     reason, message = _why_not(wish, permit)
     if not answer.is_known:
-        return _silence(answer), f"{answer.detail}; on the volume: {message}", None
+        detail = answer.detail or _NO_ANSWER_YET
+        return _silence(answer), f"{detail}; on the volume: {message}", None
     if _governs_silently(observed):
-        return _silence(observed.storageformat), f"{observed.storageformat.detail}; {message}", None
+        detail = observed.storageformat.detail or _NO_ANSWER_YET
+        return _silence(observed.storageformat), f"{detail}; {message}", None
     left = observed.permit_wait - observed.gate_seconds
     return (reason, message, left) if left > 0 else (reason, f"{message} in time", None)
 

@@ -34,7 +34,6 @@ from format_operator.sidecar.credentials import Access
 _BASE: Final = f"/apis/{GROUP}/{VERSION}"
 _CONNECT_SECONDS: Final = 3.0
 _REQUEST_SECONDS: Final = 8.0
-_SMALL_BODY: Final = 2 << 20
 
 OnRequest = Callable[[str, str, str], None]
 
@@ -193,7 +192,7 @@ class Kube:
             ssl=self._current_tls() or True,
             allow_redirects=False,
         ) as response:
-            raw = await response.content.read(_SMALL_BODY)
+            raw = await response.read()
             return response.status, _retry_after(response.headers.get("Retry-After")), _json(raw)
 
     def _current_tls(self) -> ssl.SSLContext | None:
@@ -250,6 +249,8 @@ def _json(raw: bytes) -> object:
 def _cause(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError | TimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {error.os_error}"  # its own text shows the TLS context's address
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

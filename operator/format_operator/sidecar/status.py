@@ -155,7 +155,8 @@ def _backup(backups: Sequence[Backup]) -> BackupStatus:
 
 def _last_entry(histories: Iterable[History], kind: str) -> Mapping[str, Any] | None:
     entries = [entry for history in histories for entry in history.entries if entry["kind"] == kind]
-    return max(entries, key=lambda entry: str(entry["at"]), default=None)
+    # Times are whole seconds: of several in one second the later entry counts.
+    return max(reversed(entries), key=lambda entry: str(entry["at"]), default=None)
 
 
 def _last_recovery(histories: Iterable[History]) -> RecoveryStatus | None:
