@@ -70,6 +70,7 @@ def prove_swapped(
 
 def prove_readable(layout: Layout, work: WorkDirectory) -> PrimaryProof | None:
     """The primary, which its application may be using, carries a marker and passes ``quick_check``."""
+    sqlitefile.refuse_foreign_super_journal(layout)
     with closing(sqlitefile.connect(layout.primary)) as connection:
         if sqlitefile.marker_of(connection, layout.primary) is None:
             return None
@@ -88,6 +89,16 @@ def delete_preimage(
     """
     if proof.conversion_id != work.conversion_id or manifest.conversion_id != work.conversion_id:
         raise AssertionError("a proof of another conversion")
+    require_untouched(work, manifest, held)
+    durable.unlink(work.preimage)
+    durable.fsync_directory(work.path)
+
+
+def require_untouched(work: WorkDirectory, manifest: Manifest, held: lease.WriteLease) -> None:
+    """Nobody has the pre-image open, and nobody wrote to it since it was replaced.
+
+    ``held`` is a lease on it. Raises InUse, StrayWrites, OSError.
+    """
     if not os.path.samestat(os.lstat(work.preimage), held.stat()):
         raise AssertionError("a lease on another file")
     if not held.held():
@@ -106,8 +117,6 @@ def delete_preimage(
             path=work.preimage,
             hint="Nothing was deleted. The database is converted; compare it with the kept file.",
         )
-    durable.unlink(work.preimage)
-    durable.fsync_directory(work.path)
 
 
 def retain(layout: Layout, work: WorkDirectory, manifest: Manifest) -> WorkDirectory:
@@ -116,7 +125,7 @@ def retain(layout: Layout, work: WorkDirectory, manifest: Manifest) -> WorkDirec
     The manifest says until when before the directory moves, so that a crash between repeats the move.
     """
     durable.unlink(work.staging)  # there still is one where the swap was not ours
-    until = None if manifest.pinned else clock.at(clock.parse(clock.now()) + manifest.retain_for)
+    until = None if manifest.pinned else clock.at(_end_of_time(manifest.retain_for))
     replace(manifest, retain_until=until).save(work)
     durable.make_directory(layout.backups)
     target = WorkDirectory(layout.backups / work.conversion_id)
@@ -126,6 +135,11 @@ def retain(layout: Layout, work: WorkDirectory, manifest: Manifest) -> WorkDirec
     return target
 
 
+def _end_of_time(retain_for: float) -> float:
+    """Seconds since the epoch; "a million years" means the last moment that can be written."""
+    return min(clock.parse(clock.now()) + retain_for, clock.LAST)
+
+
 def quarantine(layout: Layout, work: WorkDirectory, file: Path, name: str) -> Path:
     """Move ``file`` to a place where nobody deletes it. Raises OSError."""
     durable.make_directory(layout.quarantine)
@@ -133,7 +147,7 @@ def quarantine(layout: Layout, work: WorkDirectory, file: Path, name: str) -> Pa
     durable.make_directory(directory)
     target = directory / name
     number = 1
-    while os.path.lexists(target):
+    while durable.exists(target):
         number += 1
         target = directory / f"{name}.{number}"
     durable.rename(file, target)
@@ -142,14 +156,32 @@ def quarantine(layout: Layout, work: WorkDirectory, file: Path, name: str) -> Pa
     return target
 
 
-def listed(layout: Layout) -> list[tuple[WorkDirectory, Manifest, Backup]]:
-    """Every pre-image there is, of pending work and retained, oldest first. Raises UnreadableManifest."""
+def listed(layout: Layout) -> list[tuple[WorkDirectory, Backup]]:
+    """Every pre-image there is, of pending work and retained, oldest first; (directory, backup).
+
+    One whose manifest cannot be read is listed as pinned: nobody but a person knows what it is.
+    """
     found = []
     for work in [*layout.retained(), *layout.pending()]:
-        manifest = manifests.load(work)
-        if manifest is not None and os.path.lexists(work.preimage):
-            found.append((work, manifest, manifest.backup(work)))
+        if not durable.exists(work.preimage):
+            continue
+        manifest = _readable_manifest(work)
+        if manifest is not None:
+            backup = manifest.backup(work)
+        else:
+            size = os.lstat(work.preimage).st_size
+            backup = Backup(
+                work.conversion_id, os.fspath(work.preimage), size, "", None, pinned=True
+            )
+        found.append((work, backup))
     return sorted(found, key=lambda entry: entry[0].conversion_id)
+
+
+def _readable_manifest(work: WorkDirectory) -> Manifest | None:
+    try:
+        return manifests.load(work)
+    except errors.UnreadableManifest:
+        return None
 
 
 def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | None:
@@ -162,12 +194,12 @@ def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | Non
     problems: list[errors.StoreError] = []
     now = clock.parse(clock.now())
     for work in layout.retained():
-        manifest = manifests.load(work)
-        if manifest is None or not os.path.lexists(work.preimage):
+        if not durable.exists(work.preimage):
             # Deleted before, but for the rest of the directory.
             clear(work)
             continue
-        if manifest.pinned or manifest.retain_until is None:
+        manifest = _readable_manifest(work)
+        if manifest is None or manifest.pinned or manifest.retain_until is None:
             continue
         remaining = clock.parse(manifest.retain_until) - now
         if remaining > 0:
@@ -194,12 +226,12 @@ def clear(work: WorkDirectory) -> None:
 
     The manifest goes last: without one, whatever else is left could not be told apart.
     """
-    if os.path.lexists(work.preimage):
-        raise AssertionError("a work directory with a pre-image is not cleared")
     try:
         names = sorted(os.listdir(work.path))
     except FileNotFoundError:
         return
+    if work.preimage.name in names:
+        raise AssertionError("a work directory with a pre-image is not cleared")
     for name in names:
         if work.path / name != work.manifest:
             durable.unlink(work.path / name)

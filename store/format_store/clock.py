@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 
 _FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
+#: The last moment that this format can write, in seconds since the epoch.
+LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
 
 def now() -> str:
     return datetime.now(UTC).strftime(_FORMAT)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from format_store import (
-    backups,
     clock,
     durable,
     errors,
@@ -27,6 +26,7 @@ from format_store import (
     sqlitefile,
     swap,
 )
+from format_store import manifest as manifests
 from format_store.engines import registry
 from format_store.engines.base import Engine, Job, Survey
 from format_store.formats import Format, Marker
@@ -50,7 +50,7 @@ class Decision:
 def convert(run: Run, target: Format, unmarked: Sequence[Format]) -> Result:
     """Bring the database into ``target``; see ``format_store.convert``."""
     started = clock.seconds()
-    if preflight.require_plain_file(run.layout) is None and not os.path.lexists(run.layout.state):
+    if preflight.require_plain_file(run.layout) is None and not durable.exists(run.layout.state):
         # Nothing is there and nothing ever was: leave no state directory beside a path that may be a typo.
         return Result.of(run, Outcome.ABSENT, started, (), target=target)
     run.observer.phase(Phase.LOCKING)
@@ -78,7 +78,7 @@ def recover(run: Run) -> Result:
     """End what an earlier run left, and nothing else."""
     started = clock.seconds()
     try:
-        if not os.path.lexists(run.layout.work):
+        if not durable.exists(run.layout.work):
             # Nothing was ever pending here: do not even make a state directory.
             return Result.of(run, Outcome.UNCHANGED, started, ())
         run.observer.phase(Phase.LOCKING)
@@ -130,7 +130,7 @@ def _decide_content(
             if marker.format.same_bytes_as(target):
                 return marker.format, None
             present = marker.format
-        elif not sqlitefile.has_rows(connection):
+        elif not engine.has_rows(connection):
             present = engine.of_empty()
         else:
             present = _identify(run, connection, engine, target, unmarked)
@@ -348,14 +348,19 @@ def _commit(run: Run, work: WorkDirectory, manifest: Manifest) -> Backup | None:
         proof = swap.swap(run, work, manifest, old, new)
         backup = manifest.backup(work)
         run.observer.backup_created(backup)
-        with os_errors(
-            "clean up", work.path, "The database is converted; the next run clears the rest up."
-        ):
+        try:
             kept = recovery.complete(run, work, manifest, proof, old)
+        except OSError as error:
+            raise errors.CleanUpPending(
+                f"the database is converted, but not everything could be cleared up ({error})",
+                operation="clean up",
+                path=run.primary,
+                hint="The next run clears up the rest.",
+            ) from error
     if kept is None:
         return None
-    found = [entry for (directory, _, entry) in backups.listed(run.layout) if directory == kept]
-    return found[0] if found else None
+    retained = manifests.load(kept)
+    return retained.backup(kept) if retained else None
 
 
 def _give_up(
@@ -369,7 +374,7 @@ def _give_up(
     if isinstance(error, errors.NeedsAttention):
         return
     try:
-        if work is not None and os.path.lexists(work.path):
+        if work is not None and durable.exists(work.path):
             situation, found = recovery.examine(run, work)
             if situation not in (recovery.Situation.UNBUILT, recovery.Situation.UNSWAPPED):
                 return

@@ -61,25 +61,28 @@ def make_directory(path: Path) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        return
+        # Perhaps of a run that was killed right here: what follows is done again.
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise
     _adopt_owner(path)
     fsync_directory(path.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one atomic step: readers see the old content or the new."""
-    temporary = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
+    temporary = _temporary(path)
+    descriptor = _create(temporary)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    _adopt_owner(temporary)
-    os.rename(temporary, path)
+        try:
+            _write(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _adopt_owner(temporary)
+        os.rename(temporary, path)
+    except OSError:
+        unlink(temporary)  # a full disk is not helped by what did not fit on it
+        raise
     fsync_directory(path.parent)
 
 
@@ -95,24 +98,44 @@ def link(source: Path, target: Path) -> bool:
 
 
 def copy_descriptor(source: int, target: Path) -> None:
-    """Copy content and metadata to the new file ``target``, durable when this returns.
+    """Copy content and metadata to ``target``, which appears whole and durable, or not at all.
 
     Takes a descriptor, because opening the source's path again would break a lease that is held on it.
     """
-    writer = os.open(
-        target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
+    temporary = _temporary(target)
+    writer = _create(temporary)
     try:
-        offset = 0
-        while chunk := os.pread(source, _CHUNK, offset):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(writer, view) :]
-            offset += len(chunk)
-        copy_metadata(source, writer)
-        os.fsync(writer)
-    finally:
-        os.close(writer)
+        try:
+            offset = 0
+            while chunk := os.pread(source, _CHUNK, offset):
+                _write(writer, chunk)
+                offset += len(chunk)
+            copy_metadata(source, writer)
+            os.fsync(writer)
+        finally:
+            os.close(writer)
+        os.rename(temporary, target)
+    except OSError:
+        unlink(temporary)
+        raise
+    fsync_directory(target.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def _create(temporary: Path) -> int:
+    """A new file, whatever a killed run (or somebody else: a link, a FIFO) left under its name."""
+    unlink(temporary)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(temporary, flags, 0o600)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def copy_metadata(source: int | Path, target: int) -> None:
@@ -143,6 +166,18 @@ def copy_metadata(source: int | Path, target: int) -> None:
                 errno.ENOTSUP,
             ):
                 raise
+
+
+def exists(path: Path) -> bool:
+    """Whether the name exists. Only "not there" means no: EIO and EACCES are errors, and are raised.
+
+    ``os.path.lexists`` says False for those as well, which once made recovery take a pre-image for deleted.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def rename(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@
     │   │                       UndeclaredFormat  AmbiguousFormat  UnsupportedSchema
     │   └── about the target:   UnconvertibleKey  UnconvertibleValue
     ├── TryAgain              75     somebody else is at work, or the conversion was told to stop
-    │   └── Locked  InUse  Aborted
+    │   └── Locked  InUse  Aborted  CleanUpPending
     ├── Failed                1      the conversion went wrong; the database is as it was
     │   └── VerificationFailed  StorageError  OutOfSpace  WorkerFailed  CorruptDatabase
     └── NeedsAttention        4      both copies are kept; a person has to look
@@ -177,6 +177,10 @@ class InUse(TryAgain):
 
 class Aborted(TryAgain):
     """The caller asked to stop; the staging copy was discarded."""
+
+
+class CleanUpPending(TryAgain):
+    """The database is converted; what was left to clear up could not be, and the next run does it."""
 
 
 # --- failed: the database is as it was -----------------------------------------------------------------

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from format_store import backups, conversion, errors, lease, preflight, sqlitefile
+from format_store import backups, conversion, durable, errors, lease, preflight, sqlitefile
 from format_store.engines import registry
 from format_store.engines.base import Obstacle
 from format_store.formats import Format, Marker
@@ -101,12 +101,12 @@ def inspect(layout: Layout, *, count_rows: bool) -> Inspection:
     path = layout.primary
     with os_errors("inspect", path, "Nothing was touched."):
         pending = conversion.pending(layout)
-        kept = tuple(backup for (_, _, backup) in backups.listed(layout))
+        kept = tuple(backup for (_, backup) in backups.listed(layout))
         facts: dict[str, Any] = {"pending": pending, "backups": kept}
         if preflight.look(layout) is None:
             return _inspection(layout, "absent", **facts)
         size = os.stat(path).st_size
-        if size == 0 and not any(os.path.lexists(sibling) for sibling in layout.siblings()):
+        if size == 0 and not any(durable.exists(sibling) for sibling in layout.siblings()):
             return _inspection(layout, "empty", size=0, **facts)
         try:
             return _look_inside(layout, size, facts, count_rows=count_rows)
@@ -115,7 +115,7 @@ def inspect(layout: Layout, *, count_rows: bool) -> Inspection:
         except sqlite3.Error as error:
             wrapped = sqlitefile.wrap(error, "inspect", path)
             if isinstance(wrapped, errors.StorageError) and any(
-                os.path.lexists(sibling) for sibling in layout.siblings()
+                durable.exists(sibling) for sibling in layout.siblings()
             ):
                 note = "its journal has to be worked off first: storageformat recover, or its application"
                 return _inspection(layout, "busy", size=size, note=note, **facts)
@@ -128,9 +128,11 @@ def _look_inside(
     path = layout.primary
     # Read-only SQLite would leave -wal and -shm beside a database in WAL mode. Without either the file is
     # complete in itself, and `immutable` reads it without a trace. In other modes SQLite's locks are kept.
-    quiet = not any(os.path.lexists(sibling) for sibling in layout.siblings())
-    header = None
-    if quiet and not lease.is_open_here(path):
+    # A database that this process has open is one that somebody may be writing to.
+    quiet = not lease.is_open_here(path) and not any(
+        durable.exists(sibling) for sibling in layout.siblings()
+    )
+    if quiet:
         header = sqlitefile.read_header(path, operation="inspect")
         quiet = header is not None and header.wal
     uri = sqlitefile.uri(path, "ro") + ("&immutable=1" if quiet else "")
@@ -149,7 +151,7 @@ def _look_inside(
             size=size,
             # With `immutable` SQLite does not even look for a log, and says "delete".
             journal_mode="wal"
-            if header is not None and header.wal
+            if quiet
             else str(connection.execute("PRAGMA journal_mode").fetchone()[0]),
             page_size=int(connection.execute("PRAGMA page_size").fetchone()[0]),
             tables=tables,

@@ -14,8 +14,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,8 +106,20 @@ class Layout:
 
 
 def _listed(directory: Path) -> list[WorkDirectory]:
+    """Raises NotADirectoryError where a link or something else stands for a directory of ours.
+
+    Followed, a planted link would let us delete what lies behind it.
+    """
     try:
-        names = os.listdir(directory)
+        _require_directory(directory)
+        names = sorted(name for name in os.listdir(directory) if _ID.fullmatch(name))
     except FileNotFoundError:
         return []
-    return [WorkDirectory(directory / name) for name in sorted(names) if _ID.fullmatch(name)]
+    for name in names:
+        _require_directory(directory / name)
+    return [WorkDirectory(directory / name) for name in names]
+
+
+def _require_directory(path: Path) -> None:
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "is no directory of this tool's making", str(path))

@@ -27,8 +27,10 @@ def exclusive(layout: Layout) -> Iterator[None]:
     UnsafeStateDirectory, and what ``from_os_error`` makes of the rest.
     """
     try:
-        durable.make_directory(layout.state)
+        if not durable.exists(layout.state):
+            durable.make_directory(layout.state)
         require_ours(layout)
+        _give_to_owner(layout)
         descriptor = _open(layout)
     except OSError as error:
         raise errors.from_os_error(
@@ -71,6 +73,21 @@ def _open(layout: Layout) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _give_to_owner(layout: Layout) -> None:
+    """What root makes beside somebody's database belongs to them: their application opens it as well.
+
+    Asked each time: a run that was killed before it had given the directory away would lock the owner out.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = os.lstat(layout.primary)
+    except FileNotFoundError:
+        owner = os.stat(layout.parent)
+    if os.lstat(layout.state).st_uid != owner.st_uid:
+        os.chown(layout.state, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def require_ours(layout: Layout) -> None:

@@ -110,7 +110,8 @@ class Manifest:
 def load(work: WorkDirectory) -> Manifest | None:
     """Read a manifest; None when there is none. Raises UnreadableManifest, OSError."""
     try:
-        with open(work.manifest, "rb") as file:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(work.manifest, flags), "rb") as file:
             data = file.read(_LIMIT + 1)
     except FileNotFoundError:
         return None

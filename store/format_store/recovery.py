@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 
@@ -57,12 +59,11 @@ def recover_pending(run: Run) -> tuple[Recovery, ...]:
         try:
             with os_errors(_OPERATION, work.path, "Nothing was restored or deleted; try again."):
                 recovery = _recover_one(run, work)
+                # Again, for where the first time there was no space for it.
+                _remember_recovery(run, recovery)
         except errors.NeedsAttention as error:
             with os_errors(_OPERATION, run.layout.history):
-                history.record(
-                    run.layout, "recovery", work.conversion_id, ("recoveries.failed",),
-                    outcome="failed", detail=str(error),
-                )  # fmt: skip
+                _remember_attention(run, work, error)
             raise
         run.observer.recovered(recovery)
         recoveries.append(recovery)
@@ -72,7 +73,7 @@ def recover_pending(run: Run) -> tuple[Recovery, ...]:
 def examine(run: Run, work: WorkDirectory) -> tuple[Situation, Manifest | None]:
     """Find out which row of the table applies. Raises UnreadableManifest, UnreadableMarker, OSError …"""
     manifest = manifests.load(work)
-    has_preimage = os.path.lexists(work.preimage)
+    has_preimage = durable.exists(work.preimage)
     if manifest is None:
         if has_preimage:
             raise errors.UnreadableManifest(
@@ -109,11 +110,21 @@ def _examine_primary(
     sqlitefile.refuse_foreign_super_journal(run.layout)
     try:
         if sqlitefile.read_header(run.primary, operation=_OPERATION) is None:
-            # Not the old file's inode, and empty: no application makes that out of either of ours.
+            # Not the old file's inode, and empty: its creation reached the disk and its content did not, or
+            # an application began anew (flag 'n'). It holds nothing, and is kept in quarantine.
             return Situation.LOST
         marker = sqlitefile.read_marker(run.layout)
-    except (errors.NotASQLiteDatabase, errors.CorruptDatabase):
+    except errors.NotASQLiteDatabase:
         return Situation.LOST
+    except errors.CorruptDatabase as error:
+        # It has the header of a database: damaged, or written by a newer SQLite with words that ours does
+        # not know. To put the old file in its place would be a guess.
+        raise errors.PrimaryUnsound(
+            f"the database cannot be read: {error.message}",
+            operation=_OPERATION,
+            path=run.primary,
+            hint=f"Both copies are kept and nothing was restored. The pre-image is in {work.path}.",
+        ) from error
     if marker is not None and marker.conversion_id == work.conversion_id:
         return Situation.SWAPPED if has_preimage else Situation.CLEANUP
     if not has_preimage:
@@ -128,6 +139,11 @@ def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
     situation, manifest = examine(run, work)
     if __debug__:
         run.failpoints.hit(f"recover.{situation.value}")
+    if manifest is None and not os.listdir(work.path):
+        # Either end of a conversion leaves this: the directory just made, or all but removed.
+        recovery = _record(run, work, RecoveryOutcome.CLEANED, "an empty work directory was left")
+        backups.clear(work)
+        return recovery
     if manifest is None or situation is Situation.UNBUILT:
         return _discard_and_record(run, work, manifest, "no swap had happened")
     if situation is Situation.UNSWAPPED:
@@ -152,7 +168,7 @@ def discard(run: Run, work: WorkDirectory, manifest: Manifest | None) -> None:
     """
     with os_errors("discard", work.path, "The database is as it was; the next run clears this up."):
         durable.fsync_directory(run.layout.parent)
-        if os.path.lexists(work.preimage):
+        if durable.exists(work.preimage):
             if manifest is None:
                 raise AssertionError("a pre-image without a manifest is examined, not discarded")
             _delete_preimage_of_unswapped(run, work, manifest)
@@ -167,9 +183,7 @@ def _delete_preimage_of_unswapped(run: Run, work: WorkDirectory, manifest: Manif
         with lease.take(
             work.preimage, operation="discard", unchecked=run.openers_unchecked
         ) as held:
-            # The second name of the primary: whatever was written since is in the primary as well.
-            current = replace(manifest, source=FileStat.of(held.stat()))
-            backups.delete_preimage(work, current, held, proof)
+            backups.delete_preimage(work, _as_it_is(manifest, held), held, proof)
         return
     with _lease_on_primary(run) as held:
         proof = backups.prove_digest(
@@ -204,22 +218,21 @@ def complete(
     # Nothing is deleted before the rename is known to be on disk, whoever made it.
     durable.fsync_directory(run.layout.parent)
     durable.fsync_directory(work.path)
-    if manifest.pinned or manifest.retain_for > 0:
-        _record_success(run, work, manifest)
-        return backups.retain(run.layout, work, manifest)
     stray: errors.StrayWrites | None = None
     if __debug__:
         run.failpoints.hit("cleanup.before-delete-preimage")
     try:
-        if old is not None and os.path.samestat(os.lstat(work.preimage), old.stat()):
-            backups.delete_preimage(work, manifest, old, proof)
-        else:
-            with lease.take(
-                work.preimage, operation="clean up", unchecked=run.openers_unchecked
-            ) as held:
-                backups.delete_preimage(work, manifest, held, proof)
+        with _lease_on_preimage(run, work, old) as held:
+            if manifest.pinned or manifest.retain_for > 0:
+                # A backup that somebody still writes to would swallow what they commit.
+                backups.require_untouched(work, manifest, held)
+                _record_success(run, work, manifest)
+                return backups.retain(run.layout, work, manifest)
+            backups.delete_preimage(work, manifest, held, proof)
         run.observer.backup_deleted(manifest.backup(work))
     except errors.StrayWrites as error:
+        # Before the file moves, so that a crash in between does not keep it from being told.
+        _remember_attention(run, work, error)
         kept_file = backups.quarantine(run.layout, work, work.preimage, "preimage.db")
         error.hint = (
             f"The database is converted. What was written to the old file is in {kept_file}."
@@ -227,13 +240,27 @@ def complete(
         stray = error
     if __debug__:
         run.failpoints.hit("cleanup.after-delete-preimage")
-    _record_success(run, work, manifest)
+    recorded = _record_success(run, work, manifest)
     if __debug__:
         run.failpoints.hit("cleanup.before-clear")
     backups.clear(work)
+    if not recorded:
+        _record_success(run, work, manifest)  # now that there is space again
     if stray is not None:
         raise stray
     return None
+
+
+@contextmanager
+def _lease_on_preimage(
+    run: Run, work: WorkDirectory, old: lease.WriteLease | None
+) -> Iterator[lease.WriteLease]:
+    """The caller's lease where it is on this very file (a second descriptor would break it), or one of ours."""
+    if old is not None and os.path.samestat(os.lstat(work.preimage), old.stat()):
+        yield old
+        return
+    with lease.take(work.preimage, operation="clean up", unchecked=run.openers_unchecked) as held:
+        yield held
 
 
 def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
@@ -251,7 +278,9 @@ def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Reco
             return recovery
     # Changed since the swap. That is no error by itself, so look at every row before judging.
     try:
-        registry.get(manifest.target_format.engine).check(run, run.primary, manifest.target_format)
+        registry.get(manifest.target_format.engine).check(
+            run, run.primary, manifest.target_format, tolerate_forbidden=True
+        )
     except (errors.Refused, errors.Failed) as error:
         if error.retryable:
             raise
@@ -272,7 +301,7 @@ def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Reco
 
 def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
     """The primary is missing or no database: put the pre-image in its place, keep the bad file."""
-    if not os.path.lexists(work.preimage):
+    if not durable.exists(work.preimage):
         raise errors.PreimageLost(
             "the database is missing or unreadable, and there is no pre-image",
             operation=_OPERATION,
@@ -287,29 +316,16 @@ def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
                 path=work.preimage,
                 hint="Nothing was changed. Both files are kept; restore the volume's backup.",
             )
-        detail = "the database was missing; the pre-image is in place again"
         # The bad file's journals first: beside the restored file SQLite would replay them over it.
         for sibling in run.layout.siblings():
-            if os.path.lexists(sibling):
+            if durable.exists(sibling):
                 backups.quarantine(run.layout, work, sibling, sibling.name)
-        if os.path.lexists(run.primary):
-            durable.make_directory(run.layout.quarantine)
-            kept = run.layout.quarantine / work.conversion_id
-            durable.make_directory(kept)
-            bad = kept / run.primary.name
-            if not os.path.lexists(bad):
-                # A second name, so that the path is never missing more than it was.
-                if not durable.link(run.primary, bad):
-                    with lease.take(
-                        run.primary, operation="restore", unchecked=run.openers_unchecked
-                    ) as unreadable:
-                        durable.copy_descriptor(unreadable.descriptor, bad)
-                durable.fsync_directory(kept)
-            detail = f"the database was unreadable; the pre-image is in place again, the bad file in {bad}"
-        if __debug__:
-            run.failpoints.hit("restore.before-rename")
         durable.fsync_descriptor(held.descriptor)
-        durable.rename(work.preimage, run.primary)
+        if durable.exists(run.primary):
+            detail = _replace_unreadable(run, work)
+        else:
+            detail = "the database was missing; the pre-image is in place again"
+            _put_in_empty_place(run, work, manifest, held)
         durable.fsync_directory(run.layout.parent)
         durable.fsync_directory(work.path)
     recovery = _record(run, work, RecoveryOutcome.RESTORED, detail)
@@ -317,6 +333,64 @@ def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
         run.failpoints.hit("restore.before-clear")
     backups.clear(work)
     return recovery
+
+
+def _replace_unreadable(run: Run, work: WorkDirectory) -> str:
+    """The file at the path holds nothing that is a database: keep it in quarantine, under a lease on it.
+
+    Raises InUse where an application has it open: what it is about to write belongs to no quarantine.
+    """
+    with lease.take(
+        run.primary, operation="restore", unchecked=run.openers_unchecked
+    ) as unreadable:
+        durable.make_directory(run.layout.quarantine)
+        kept = run.layout.quarantine / work.conversion_id
+        durable.make_directory(kept)
+        bad = kept / run.primary.name
+        # A second name, so that the path is never missing more than it was.
+        if not durable.exists(bad) and not durable.link(run.primary, bad):
+            durable.copy_descriptor(unreadable.descriptor, bad)
+        durable.fsync_directory(kept)
+        if __debug__:
+            run.failpoints.hit("restore.before-rename")
+        durable.rename(work.preimage, run.primary)
+        if not unreadable.held():
+            raise errors.StrayWrites(
+                "somebody opened the unreadable file while it was replaced",
+                operation="restore",
+                path=run.primary,
+                hint=f"The old database is in place. What they write goes to {bad}.",
+            )
+    return f"the database was unreadable; the pre-image is in place again, the bad file in {bad}"
+
+
+def _put_in_empty_place(
+    run: Run, work: WorkDirectory, manifest: Manifest, held: lease.WriteLease
+) -> None:
+    """link(2) instead of rename: it fails where somebody has just created the file. Raises InUse."""
+    if __debug__:
+        run.failpoints.hit("restore.before-rename")
+    try:
+        linked = durable.link(work.preimage, run.primary)
+    except FileExistsError as error:
+        raise errors.InUse(
+            "somebody created the file while it was being restored",
+            operation="restore",
+            path=run.primary,
+            hint="Nothing was replaced. Stop the process that opens it, and try again.",
+        ) from error
+    if not linked:
+        durable.rename(work.preimage, run.primary)
+        return
+    durable.fsync_directory(run.layout.parent)
+    proof = backups.prove_same_file(run.layout, work)
+    if proof is not None:
+        backups.delete_preimage(work, _as_it_is(manifest, held), held, proof)
+
+
+def _as_it_is(manifest: Manifest, held: lease.WriteLease) -> Manifest:
+    """For a pre-image that is the primary's second name: whatever was written is in the primary as well."""
+    return replace(manifest, source=FileStat.of(held.stat()))
 
 
 def _keep_foreign(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
@@ -344,23 +418,49 @@ def _discard_and_record(
 
 def _record(run: Run, work: WorkDirectory, outcome: RecoveryOutcome, detail: str) -> Recovery:
     recovery = Recovery(work.conversion_id, outcome, clock.now(), detail)
-    history.record(
-        run.layout, "recovery", work.conversion_id, (f"recoveries.{outcome}",),
-        outcome=str(outcome), detail=detail,
-    )  # fmt: skip
+    _remember_recovery(run, recovery)
     return recovery
 
 
-def _record_success(run: Run, work: WorkDirectory, manifest: Manifest) -> None:
+def _remember_recovery(run: Run, recovery: Recovery) -> None:
+    _remember(
+        run, "recovery", recovery.conversion_id, (f"recoveries.{recovery.outcome}",),
+        outcome=str(recovery.outcome), detail=recovery.detail,
+    )  # fmt: skip
+
+
+def _remember_attention(run: Run, work: WorkDirectory, error: errors.NeedsAttention) -> None:
+    _remember(
+        run, "recovery", work.conversion_id, ("recoveries.failed",),
+        outcome="failed", detail=str(error),
+    )  # fmt: skip
+
+
+def _record_success(run: Run, work: WorkDirectory, manifest: Manifest) -> bool:
     """Before the last clean-up, so that a crash in between cannot lose it; recording twice counts once."""
-    history.record(
-        run.layout, "conversion", work.conversion_id, ("conversions.succeeded", "backups.created"),
+    return _remember(
+        run, "conversion", work.conversion_id, ("conversions.succeeded", "backups.created"),
         result="succeeded",
         source=manifest.source_format.to_spec(), target=manifest.target_format.to_spec(),
         rows=manifest.rows, bytesBefore=manifest.source.size,
         bytesAfter=manifest.staging.size if manifest.staging else 0,
         seconds=round(max(0.0, clock.seconds() - manifest.started_at), 3),
     )  # fmt: skip
+
+
+def _remember(
+    run: Run, kind: str, conversion_id: str, counts: tuple[str, ...], **details: object
+) -> bool:
+    """False where the disk is full: what is remembered is advice, and the clean-up that would make space
+    must not wait for it. Raises other OSErrors.
+    """
+    try:
+        history.record(run.layout, kind, conversion_id, counts, **details)
+    except OSError as error:
+        if error.errno not in errors.SPACE_ERRNOS:
+            raise
+        return False
+    return True
 
 
 def _lease_on_primary(run: Run) -> lease.WriteLease:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from format_store import errors
+from format_store import durable, errors, lease
 from format_store.formats import MARKER_NAME, Marker, parse_marker
 from format_store.layout import Layout
 from format_store.patience import patiently
@@ -127,7 +127,8 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
 
 
 def uri(path: Path, mode: str) -> str:
-    return f"file:{quote(os.fspath(path))}?mode={mode}"
+    # Any bytes may be a file's name; two leading slashes would be taken for an authority.
+    return f"file:{quote(b'/' + os.fsencode(path).lstrip(b'/'))}?mode={mode}"
 
 
 @contextmanager
@@ -234,6 +235,7 @@ def settle(layout: Layout) -> str:
     Raises InUse, CorruptDatabase, StorageError, OutOfSpace.
     """
     path = layout.primary
+    refuse_foreign_super_journal(layout)
     with sqlite_errors("settle", path), closing(connect(path)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
@@ -246,18 +248,37 @@ def settle(layout: Layout) -> str:
                     path=path,
                     hint="Nothing was changed. Stop the process that has it open, and try again.",
                 )
-        elif any(os.path.lexists(sibling) for sibling in layout.siblings()):
+        elif any(durable.exists(sibling) for sibling in layout.siblings()):
             # journal_mode=PERSIST and TRUNCATE leave an ended journal behind; leaving PERSIST removes it.
             connection.execute("PRAGMA journal_mode=PERSIST")
             connection.execute("PRAGMA journal_mode=DELETE")
+    if mode != "wal":
+        _remove_empty_wal(layout)
     require_no_siblings(layout, operation="settle")
     return mode
+
+
+def _remove_empty_wal(layout: Layout) -> None:
+    """A write-ahead log of 0 bytes, or an index without a log, beside a database in another journal mode.
+
+    Nothing is in them, nobody else removes them, and left they would keep the database from ever being at
+    rest. Under a lease: nobody has the database open.
+    """
+    wal, shm = Path(f"{layout.primary}-wal"), Path(f"{layout.primary}-shm")
+    if not durable.exists(wal) and not durable.exists(shm):
+        return
+    if durable.exists(wal) and os.lstat(wal).st_size > 0:
+        return
+    with lease.take(layout.primary, operation="settle"):
+        durable.unlink(wal)
+        durable.unlink(shm)
+        durable.fsync_directory(layout.parent)
 
 
 def require_no_siblings(layout: Layout, *, operation: str) -> None:
     """A left-over ``-wal`` or ``-journal`` would be replayed over whatever is swapped in. Raises InUse."""
     for sibling in layout.siblings():
-        if os.path.lexists(sibling):
+        if durable.exists(sibling):
             raise errors.InUse(
                 f"{sibling.name} is there although the database is at rest",
                 operation=operation,
@@ -290,6 +311,7 @@ def read_marker(layout: Layout) -> Marker | None:
 
     Raises UnreadableMarker, SuperJournalElsewhere, CorruptDatabase, StorageError, InUse.
     """
+    refuse_foreign_super_journal(layout)
     with (
         sqlite_errors("read marker", layout.primary),
         closing(connect(layout.primary)) as connection,

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlitedict import SqliteDict, SqliteMultithread
 
-from format_store import conversion, errors, sqlitefile
+from format_store import conversion, durable, errors, sqlitefile
 from format_store.api import PLAIN_SQLITEDICT, convert, recover
 from format_store.engines.sqlitedict import schema
 from format_store.formats import Format
@@ -143,7 +143,7 @@ def open_store(
         options: dict[str, Any] = {"unmarked": unmarked, "pickle_allow": pickle_allow}
         options |= conversion_options
         _patiently(lambda: convert(path, target, **options), wait)
-        if not os.path.lexists(layout.primary) and flag == "c":
+        if not durable.exists(layout.primary) and flag == "c":
             _create_empty(layout)
             _patiently(lambda: convert(path, target, **options), wait)
     elif conversion.pending(layout):
@@ -193,7 +193,7 @@ def _create_empty(layout: Layout) -> None:
 def _prepare(layout: Layout, table: str, *, create: bool) -> tuple[Format, str]:
     """The file's format and journal mode; makes ``table`` with the format's guards if it is missing."""
     path = layout.primary
-    if not os.path.lexists(path):
+    if not durable.exists(path):
         return PLAIN_SQLITEDICT, "DELETE"
     with os_errors(_OPERATION, path):
         sqlitefile.refuse_foreign_super_journal(layout)

@@ -107,7 +107,7 @@ def _step_back(run: Run, work: WorkDirectory, new: lease.WriteLease) -> None:
     """
     layout = run.layout
     with os_errors("step back", run.primary, "Both copies are kept; the next run finishes."):
-        if not os.path.lexists(work.staging) and not durable.link(run.primary, work.staging):
+        if not durable.exists(work.staging) and not durable.link(run.primary, work.staging):
             # Without hard links the old file has no name to come back under, only its copy.
             raise errors.OutcomeUnknown(
                 "somebody opened the old database during the swap, and this filesystem has no hard links "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 STORE = Path(__file__).parents[2] / "store" / "format_store"
@@ -32,6 +33,16 @@ def test_only_durable_changes_names_and_syncs() -> None:
         if file.name != "durable.py" and (calls := calls_of_os(file.read_text()))
     }
     assert offenders == {}
+
+
+def test_absence_is_asked_for_in_one_way() -> None:
+    """`os.path.exists` and `lexists` take every error for absence: only `durable.exists` is used."""
+    offenders = [
+        file.name
+        for file in STORE.rglob("*.py")
+        if file.name != "durable.py" and re.search(r"os\.path\.l?exists\(", file.read_text())
+    ]
+    assert offenders == []
 
 
 def test_the_search_finds_such_calls() -> None:

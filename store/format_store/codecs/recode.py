@@ -15,7 +15,7 @@ from typing import NamedTuple
 from format_store.codecs.base import MAX_VALUE_BYTES, Stored
 from format_store.codecs.canonical import CONTAINERS, canonical, offender, same, survey
 from format_store.codecs.combined import ValueFormat
-from format_store.codecs.errors import BadValue, CodecError, Undecodable, Unencodable
+from format_store.codecs.errors import BadValue, CodecError, Forbidden, Undecodable, Unencodable
 
 Row = tuple[int, Stored]
 Pair = tuple[int, Stored, Stored]
@@ -25,13 +25,14 @@ class Options(NamedTuple):
     """What a conversion of values depends on beside the two formats.
 
     ``shared_references``: ``refuse`` or ``expand``. ``memory_limit`` is only named in messages; the pool
-    enforces it.
+    enforces it. ``tolerate_forbidden``: a decode that would need a class which is not allowed is no error.
     """
 
     pickle_allow: tuple[str, ...] = ()
     shared_references: str = "refuse"
     max_value_bytes: int = MAX_VALUE_BYTES
     memory_limit: int | None = None
+    tolerate_forbidden: bool = False
 
 
 DEFAULTS = Options()
@@ -118,6 +119,9 @@ def decode_chunk(rows: Sequence[Row], source: ValueFormat, options: Options = DE
     for rowid, stored in rows:
         try:
             decode(stored)
+        except Forbidden as error:
+            if not options.tolerate_forbidden:
+                raise bad_value(rowid, error, options) from error
         except (CodecError, MemoryError, RecursionError) as error:
             raise bad_value(rowid, error, options) from error
 

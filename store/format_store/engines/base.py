@@ -84,6 +84,10 @@ class Engine(Protocol):
         """The format that a database without rows is taken for."""
         ...
 
+    def has_rows(self, connection: sqlite3.Connection) -> bool:
+        """Whether the database holds anything whose format has to be known."""
+        ...
+
     def require_as_marked(self, connection: sqlite3.Connection, format: Format, path: Path) -> None:
         """The tables are in the format that the marker tells. Raises MarkerMismatch."""
         ...
@@ -127,6 +131,12 @@ class Engine(Protocol):
         """Compare the staging copy, opened anew, with the source. Raises VerificationFailed."""
         ...
 
-    def check(self, run: Run, path: Path, format: Format) -> int:
-        """Decode every row of ``path`` and check the file's structure; returns the number of rows."""
+    def check(
+        self, run: Run, path: Path, format: Format, *, tolerate_forbidden: bool = False
+    ) -> int:
+        """Decode every row of ``path`` and check the file's structure; returns the number of rows.
+
+        ``tolerate_forbidden``: a value that may not be decoded here (a pickle of an application's class) is
+        then not looked into, rather than wrong.
+        """
         ...

@@ -33,6 +33,9 @@ class SqliteDictEngine:
     def of_empty(self) -> Format:
         return Format(self.name, parameters.parse({}))
 
+    def has_rows(self, connection: sqlite3.Connection) -> bool:
+        return survey.has_rows(connection)
+
     def require_as_marked(self, connection: sqlite3.Connection, format: Format, path: Path) -> None:
         survey.require_as_marked(connection, format, path)
 
@@ -66,5 +69,7 @@ class SqliteDictEngine:
     def verify(self, job: Job) -> None:
         check.verify(job)
 
-    def check(self, run: Run, path: Path, format: Format) -> int:
-        return check.check(run, path, format)
+    def check(
+        self, run: Run, path: Path, format: Format, *, tolerate_forbidden: bool = False
+    ) -> int:
+        return check.check(run, path, format, tolerate_forbidden=tolerate_forbidden)

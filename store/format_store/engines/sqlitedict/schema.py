@@ -22,6 +22,17 @@ class Table:
     statement: str
 
 
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def fold(name: str) -> str:
+    """A name as SQLite compares names: without regard to the case of ASCII letters, and of no others.
+
+    ``str.lower`` would take the tables "é" and "É" for one, and drop the other unseen.
+    """
+    return name.translate(_ASCII_LOWER)
+
+
 def value_format(format: Format, pickle_allow: Sequence[str] = ()) -> ValueFormat:
     return ValueFormat.named(
         format.parameters["valueCodec"], format.parameters["compression"], pickle_allow=pickle_allow
@@ -64,22 +75,73 @@ def tables(connection: sqlite3.Connection, schema: str = "main") -> list[Table]:
     for name, statement in connection.execute(
         f"SELECT name, sql FROM {schema}.sqlite_schema WHERE type = 'table' ORDER BY name"
     ).fetchall():
-        if name.lower().startswith("sqlite_") or name in without_rowid:
+        if fold(name).startswith("sqlite_") or name in without_rowid:
             continue
         columns = connection.execute(f"PRAGMA {schema}.table_xinfo({quote_name(name)})").fetchall()
-        if _has_shape(columns):
+        if _has_shape(columns) and not _constraint(connection, schema, name, columns, statement):
             found.append(Table(name, statement))
     return found
+
+
+def _constraint(
+    connection: sqlite3.Connection,
+    schema: str,
+    name: str,
+    columns: list[tuple[object, ...]],
+    statement: str,
+) -> str | None:
+    """What a table of the right columns has that sqlitedict's have not, and that a conversion would lose."""
+    for _, column, _, not_null, default, _, _ in columns:
+        if not_null:
+            return f"NOT NULL on {column}"
+        if default is not None:
+            return f"DEFAULT on {column}"
+    if re.search(r"\bON\s+CONFLICT\b", statement, re.IGNORECASE):
+        return "ON CONFLICT"
+    for _, index, _, origin, _ in connection.execute(
+        f"PRAGMA {schema}.index_list({quote_name(name)})"
+    ):
+        if origin != "pk":
+            continue
+        for row in connection.execute(f"PRAGMA {schema}.index_xinfo({quote_name(index)})"):
+            if row[4] != "BINARY":
+                return f"COLLATE {row[4]}"
+    return None
+
+
+def refuse_constrained(connection: sqlite3.Connection, format: Format, path: Path) -> None:
+    """Refuse, by name, a table that is sqlitedict's but for a constraint of its own. Raises UnsupportedSchema.
+
+    Converted it would lose the constraint, left alone it would be the one table in another format.
+    """
+    for name, statement in connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL ORDER BY name"
+    ).fetchall():
+        if format.parameters["tables"] is not None and name not in format.parameters["tables"]:
+            continue
+        columns = connection.execute(f"PRAGMA table_xinfo({quote_name(name)})").fetchall()
+        if not _has_shape(columns):
+            continue
+        found = _constraint(connection, "main", name, columns, statement)
+        if found is not None:
+            raise errors.UnsupportedSchema(
+                f"table {name!r} has a constraint of its own ({found}), which the format would lose",
+                operation="check schema",
+                path=path,
+                hint="Nothing was touched. Name the tables to convert in `tables`, without this one, or "
+                "recreate it as sqlitedict makes it.",
+            )
 
 
 def _has_shape(columns: list[tuple[object, ...]]) -> bool:
     if len(columns) != 2:
         return False
     (_, key, key_type, _, _, key_primary, key_hidden) = columns[0]
-    (_, value, _, _, _, value_primary, value_hidden) = columns[1]
+    (_, value, value_type, _, _, value_primary, value_hidden) = columns[1]
     return (
         (str(key).lower(), str(value).lower()) == ("key", "value")
         and str(key_type).upper() in ("TEXT", "BLOB")
+        and str(value_type).upper() == "BLOB"
         and (key_primary, value_primary, key_hidden, value_hidden) == (1, 0, 0, 0)
     )
 
@@ -89,10 +151,21 @@ def selected(
 ) -> list[Table]:
     """The tables that a conversion is about. Raises UnsupportedSchema for a named one that is not there."""
     present = tables(connection, schema)
-    wanted = target.parameters["tables"] or source.parameters["tables"]
+    before, after = source.parameters["tables"], target.parameters["tables"]
+    wanted = after or before
     if wanted is None:
         return present
-    before = source.parameters["tables"]
+    everything = {table.name for table in present}
+    # One names tables and the other does not: what is in neither would change its format in name only.
+    partly = (before is not None and after is None) or (before is None and not is_plain(source))
+    if partly and not everything.issubset(wanted):
+        raise errors.UnsupportedSchema(
+            f"one format is for the tables {sorted(wanted)}, the other for all, which are "
+            f"{sorted(everything)}",
+            operation="check schema",
+            path=path,
+            hint="Nothing was touched. Give both formats the same `tables`.",
+        )
     if before is not None and set(before) != set(wanted):
         raise errors.UnsupportedSchema(
             f"the present format covers the tables {sorted(before)}, the target {sorted(wanted)}",
@@ -120,19 +193,21 @@ def refuse_dependents(connection: sqlite3.Connection, converted: list[Table], pa
     They would silently mean something else afterwards. The search is by name in the object's SQL, so it may
     refuse one that only looks as if it did; it never passes one that does. Raises UnsupportedSchema.
     """
-    names = {table.name.lower() for table in converted}
+    names = {fold(table.name) for table in converted}
     if not names:
         return
+    spellings = sorted(names | {name.replace('"', '""') for name in names})
+    # ASCII: SQLite knows no other letters' case, and what it takes for a word's end may only be fewer.
     word = re.compile(
-        r"(?<!\w)(" + "|".join(re.escape(name) for name in sorted(names)) + r")(?!\w)",
-        re.IGNORECASE,
+        r"(?<!\w)(" + "|".join(re.escape(name) for name in spellings) + r")(?!\w)",
+        re.IGNORECASE | re.ASCII,
     )
     for kind, name, on_table, statement in connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
     ):
-        if name.lower() == MARKER_NAME or (kind == "table" and name.lower() in names):
+        if fold(name) == MARKER_NAME or (kind == "table" and fold(name) in names):
             continue
-        if on_table.lower() in names or word.search(statement):
+        if fold(on_table) in names or word.search(statement):
             raise errors.UnsupportedSchema(
                 f"the {kind} {name!r} depends on a table that would be converted",
                 operation="check schema",
@@ -146,10 +221,8 @@ def other_objects(
     connection: sqlite3.Connection, converted: list[Table], schema: str = "main"
 ) -> list[tuple[str, str, str, str | None]]:
     """What else the schema holds: (type, name, table, sql), sorted; the marker and converted tables not."""
-    names = {table.name.lower() for table in converted}
+    names = {fold(table.name) for table in converted}
     rows = connection.execute(
         f"SELECT type, name, tbl_name, sql FROM {schema}.sqlite_schema ORDER BY type, name"
     ).fetchall()
-    return [
-        row for row in rows if row[1].lower() != MARKER_NAME and str(row[2]).lower() not in names
-    ]
+    return [row for row in rows if fold(row[1]) != MARKER_NAME and fold(str(row[2])) not in names]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from format_store import errors
-from format_store.codecs import CodecError
+from format_store import errors, sqlitefile
+from format_store.codecs import CodecError, ValueFormat, ValueTooLarge
 from format_store.engines.base import Obstacle, Survey
 from format_store.engines.sqlitedict import schema, values
 from format_store.formats import Format
@@ -18,6 +18,7 @@ from format_store.sqlitefile import quote_name
 #: How much larger than the source a copy can be by its structure alone: CHECKs, other page fill.
 _STRUCTURE_FACTOR = 1.25
 _SAMPLE_ROWS = 64
+_SAMPLE_BYTES = 4 << 20
 
 
 def require_as_marked(connection: sqlite3.Connection, format: Format, path: Path) -> None:
@@ -120,6 +121,7 @@ def survey(
     Raises UnsupportedSchema, UnconvertibleKey, UnconvertibleValue.
     """
     tables = schema.selected(connection, source, target, run.primary)
+    schema.refuse_constrained(connection, target, run.primary)
     schema.refuse_dependents(connection, tables, run.primary)
     counted = []
     for table in tables:
@@ -171,10 +173,14 @@ def _name(format: Format) -> str:
 
 
 def _expansion(connection: sqlite3.Connection, table: str, source: Format, target: Format) -> float:
-    """By how much values grow when they are decompressed, from a sample spread over the table."""
+    """By how much values grow when they are decompressed, from a sample spread over the table.
+
+    In this process, so no more than a little of each value: a few bytes can stand for gigabytes.
+    """
     found, wanted = schema.value_format(source), schema.value_format(target)
     if not found.compressed or found.compression.name == wanted.compression.name:
         return 1.0
+    bounded = ValueFormat(found.codec, found.compression, max_value_bytes=_SAMPLE_BYTES)
     name = quote_name(table)
     stored = plain = 1
     for (value,) in connection.execute(
@@ -182,10 +188,12 @@ def _expansion(connection: sqlite3.Connection, table: str, source: Format, targe
         f"(SELECT rowid FROM {name} ORDER BY rowid * 2654435761 % 4294967296 LIMIT {_SAMPLE_ROWS})"
     ):
         try:
-            plain += len(found.plain_bytes(value))
-            stored += len(value)
+            plain += len(bounded.plain_bytes(value))
+        except ValueTooLarge:
+            plain += _SAMPLE_BYTES
         except CodecError:
             continue
+        stored += len(value)
     return 1.5 * plain / stored
 
 
@@ -204,3 +212,17 @@ def obstacles(
             if len(found) >= limit:
                 return list(found.values())
     return list(found.values())
+
+
+def has_rows(connection: sqlite3.Connection) -> bool:
+    """Whether there is anything to identify: rows in a table of ours, or rows and no such table at all.
+
+    An application whose other tables already have rows (a schema version) is as new as an empty file.
+    """
+    tables = schema.tables(connection)
+    if not tables:
+        return sqlitefile.has_rows(connection)
+    return any(
+        connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote_name(table.name)})").fetchone()[0]
+        for table in tables
+    )

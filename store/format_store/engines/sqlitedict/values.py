@@ -226,7 +226,12 @@ def compare(job: Job, connection: sqlite3.Connection, table: str, done: int) -> 
 
 
 def undecodable(
-    run: Run, connection: sqlite3.Connection, format: Format, *, limit: int
+    run: Run,
+    connection: sqlite3.Connection,
+    format: Format,
+    *,
+    limit: int,
+    tolerate_forbidden: bool = False,
 ) -> list[Obstacle]:
     """Keys and values, up to ``limit``, that are not of ``format``; decodes every one. Raises WorkerFailed."""
     found: list[Obstacle] = []
@@ -235,7 +240,14 @@ def undecodable(
         if names is None or table.name in names:
             found += _undecodable_keys(connection, table.name, format, limit - len(found))
             found += _bad_values(
-                run, connection, table.name, format, format, limit - len(found), decode=True
+                run,
+                connection,
+                table.name,
+                format,
+                format,
+                limit - len(found),
+                decode=True,
+                tolerate_forbidden=tolerate_forbidden,
             )
         if len(found) >= limit:
             break
@@ -290,9 +302,10 @@ def _bad_values(
     limit: int,
     *,
     decode: bool,
+    tolerate_forbidden: bool = False,
 ) -> list[Obstacle]:
     found_format, wanted = schema.value_format(source), schema.value_format(target)
-    options = _options(run, target)
+    options = _options(run, target)._replace(tolerate_forbidden=tolerate_forbidden)
     task = (
         work.Job.decode(found_format, options)
         if decode
