@@ -157,7 +157,10 @@ class Kube:
             raise Unreachable(_cause(error), operation=operation) from error
         self._on_request(verb, resource, str(status))
         if status < 300:
-            return content if isinstance(content, dict) else {}
+            if not isinstance(content, dict):
+                # A proxy's page, or a broken answer: nothing was said about the object.
+                raise Unreachable("the answer is not a JSON object", operation=operation)
+            return content
         # An API server answers 404 both for an object and for a kind that it does not know.
         if status == 404 and not _names_object(content, name) and not await self._serves(plural):
             message = f"the kind is not installed: {plural}.{GROUP}"
