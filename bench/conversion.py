@@ -134,7 +134,7 @@ def run(count: int) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     lines = [
         f"{results['records']:,} records, {results['file_bytes'] / 1e6:,.0f} MB",
-        f"{'':<16}{'ours':>9}{'loop':>9}{'faster':>9}{'peak RSS':>11}{'a worker':>11}",
+        f"{'':<16}{'ours':>9}{'loop':>9}{'faster':>9}{'peak RSS':>11}{'a child ≤':>11}",
     ]
     for case in CASES:
         found = results[case]
