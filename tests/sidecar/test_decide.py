@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from format_operator.api.models import OnFailure, Permit, Phase
-from format_operator.sidecar.decide import (
+from format_operator.sidecar.decide import decide, remember
+from format_operator.sidecar.observed import (
     Answer,
     Asked,
     Disk,
@@ -18,8 +19,6 @@ from format_operator.sidecar.decide import (
     File,
     Observed,
     Rival,
-    decide,
-    remember,
 )
 from format_operator.sidecar.wish import Stored, Wish
 from format_store import PLAIN_SQLITEDICT, Format

@@ -223,7 +223,7 @@ class Worker:
                 one.argument.name: _ago(now, one.knowledge.last_answer_at)
                 for one in self.reconcilers
             },
-            "databases": [one.facts() for one in self.reconcilers],
+            "databases": [one.health() for one in self.reconcilers],
         }
 
 

@@ -7,12 +7,12 @@ older version late, so a body of a lower generation of the same object is passed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from format_operator.api.models import FormatState, InvalidObject, OnFailure, Permit
 from format_operator.sidecar import kube
-from format_operator.sidecar.decide import Answer, Asked
+from format_operator.sidecar.observed import Answer, Asked, Rival
 from format_operator.sidecar.wish import Wish
 
 Body = Mapping[str, Any]
@@ -93,6 +93,27 @@ class Knowledge:
         self.storageformat, self.permit = storageformat, permit
         self.version += 1
         self._changed()
+
+
+def rival_of(mine: Knowledge, others: Iterable[Knowledge], path: str) -> tuple[Rival, str]:
+    """Two StorageFormats for one path: the older one governs. Its name, where it is another's."""
+    wish = _claim(mine, path)
+    if wish is None:
+        return Rival.NONE, ""
+    undecided = False
+    for other in others:
+        theirs = _claim(other, path)
+        if theirs is not None and theirs.storageformat.age_key() < wish.storageformat.age_key():
+            return Rival.OLDER, theirs.name
+        undecided = undecided or not other.storageformat.is_known
+    return (Rival.UNDECIDED, "") if undecided else (Rival.NONE, "")
+
+
+def _claim(knowledge: Knowledge, path: str) -> Wish | None:
+    wish = knowledge.storageformat.value
+    if wish is None or wish.storageformat.deleting or wish.path != path:
+        return None
+    return wish
 
 
 def _is_older(body: Body, known: Body | None) -> bool:

@@ -22,9 +22,9 @@ from format_operator.api.names import (
     STORAGEFORMAT_LABEL,
 )
 from format_operator.sidecar import clock, kube
-from format_operator.sidecar.decide import Asked
 from format_operator.sidecar.knowledge import Knowledge
 from format_operator.sidecar.log import Log
+from format_operator.sidecar.observed import Asked
 
 _TOGETHER_SECONDS = 0.25
 _PROGRESS_SECONDS = 4.0

@@ -22,7 +22,8 @@ from format_operator.api.names import PROTOCOL_VERSION
 from format_operator.api.statuses import MAX_FAILURES, MAX_MESSAGE
 from format_operator.metrics import FormatInfo
 from format_operator.settings import DatabaseArgument, SidecarSettings
-from format_operator.sidecar.decide import Action, Disk, File
+from format_operator.sidecar.decide import Action
+from format_operator.sidecar.observed import Disk, File
 from format_operator.sidecar.wish import Wish
 from format_store import Backup, Format
 from format_store.errors import InvalidFormat

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import format_store
 from format_operator.settings import DatabaseArgument
-from format_operator.sidecar.decide import Disk, FailureKind
+from format_operator.sidecar.observed import Disk, FailureKind
 from format_store import Abort, Backup, Failpoints, Format, Observer, Result, Retention, state_file
 from format_store import history as store_history
 from format_store import layout as store_layout
@@ -71,7 +71,7 @@ class Store(Protocol):
 
     def look(self, path: str) -> Looked: ...
 
-    def prune(self, path: str, observer: Observer) -> float | None: ...
+    def prune(self, path: str, observer: Observer, *, openers_unchecked: bool) -> float | None: ...
 
     def history(self, path: str) -> History: ...
 
@@ -142,8 +142,10 @@ class FormatStore:
             disk, found.format, bool(found.pending), found.backups, found.size, found.note
         )
 
-    def prune(self, path: str, observer: Observer) -> float | None:
-        return format_store.prune_backups(path, observer=observer)
+    def prune(self, path: str, observer: Observer, *, openers_unchecked: bool) -> float | None:
+        return format_store.prune_backups(
+            path, observer=observer, openers_unchecked=openers_unchecked
+        )
 
     def history(self, path: str) -> History:
         return store_history.read(path)
