@@ -1,11 +1,14 @@
 """Starts a worker whose store stops at a failpoint, which no command line can do.
 
 The environment says where: ``PAUSE_AT`` (touches ``paused``, waits for ``go`` in the working directory; SIGTERM
-aborts as usual), ``KILL_AT`` (SIGKILL, once: the file ``killed`` remembers).
+aborts as usual), ``KILL_AT`` (SIGKILL, once: the file ``killed`` remembers). ``BEAT`` is how often the supervisor
+is told that the loop turns, in seconds; SIGUSR1 then makes it hang. ``AS_USER`` is the id that root is given up for.
 """
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -15,6 +18,8 @@ from pathlib import Path
 
 from format_operator.sidecar import app
 from format_store import Failpoints
+
+_PR_SET_DUMPABLE = 4
 
 
 def _pause() -> None:
@@ -38,5 +43,27 @@ def actions() -> dict[str, Callable[[], None]]:
     return found
 
 
+def _hang(*_: object) -> None:
+    Path("hangs").touch()
+    while True:
+        time.sleep(60)
+
+
+def _become(uid: int) -> None:
+    # The interpreter may lie where that user cannot reach it: what is loaded late is loaded now.
+    for module in ("encodings.ascii", "encodings.idna", "format_store.api", "kopf", "stringprep"):
+        importlib.import_module(module)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    # Changing ids makes /proc/self root's; for a process that was started as that user it is not.
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
 if __name__ == "__main__":
+    if beat := os.environ.get("BEAT"):
+        app.Worker.beat_seconds = float(beat)
+        signal.signal(signal.SIGUSR1, _hang)
+    if uid := os.environ.get("AS_USER"):
+        _become(int(uid))
     sys.exit(app.main(failpoints=Failpoints(actions())))

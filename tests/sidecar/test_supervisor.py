@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from format_operator.sidecar import supervisor
 from tests.sidecar.pods import Process, environment, eventually, python
 
 ARGUMENTS = ["--database", "orders=/data/orders.db", "--pod-name", "orders-0"]
@@ -21,7 +22,8 @@ START = """
 import sys
 from format_operator.sidecar import supervisor
 program, *arguments = sys.argv[1:]
-sys.exit(supervisor.main(arguments, worker_command=[sys.executable, "-c", program]))
+worker = [sys.executable, "-c", program]
+sys.exit(supervisor.main(arguments, worker_command=worker, timing=supervisor.Timing(stop=0.5)))
 """
 WORKS = """
 import signal, sys, time
@@ -113,12 +115,13 @@ def test_sigterm_between_two_workers_ends_at_once(start: Start) -> None:
 
 
 def test_a_worker_that_hangs_is_killed(start: Start) -> None:
-    """It had five seconds; the grace period of the pod is not spent on it."""
+    """It gets a few seconds (here half a one); the grace period of the pod is not spent on it."""
     process = start(HANGS)
     process.says("working")
     process.send(signal.SIGTERM)
-    assert process.ends(within=8) == 0
+    assert process.ends(within=3) == 0
     process.says("signal=SIGKILL")
+    assert supervisor.Timing().stop == 5
 
 
 def test_wrong_arguments_are_said_at_once(tmp_path: Path) -> None:

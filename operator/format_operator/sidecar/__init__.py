@@ -2,7 +2,7 @@
 
 What lives here, from the outside in:
 
-* ``supervisor``: PID 1, keeps the worker running. ``app``: the worker, put together in one place.
+* ``supervisor``: PID 1, keeps the worker running, by its ``heartbeat``. ``app``: the worker, put together in one place.
 * ``gate_server``, ``http``, ``watch``, ``kube``: its doors to the gate, Prometheus and the API server.
 * ``knowledge``, ``mailbox``, ``poller``: what is known of the API's objects, newest first.
 * ``observed`` → ``permits`` → ``judgement`` → ``decide``: what is to be done, pure functions of what was seen.

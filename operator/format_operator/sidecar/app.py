@@ -8,6 +8,7 @@ or another store; there is no other way to reach either.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from format_operator.settings import DatabaseArgument, SidecarSettings, sidecar_
 from format_operator.sidecar import log as logs
 from format_operator.sidecar.credentials import Access, NoApiServer, access
 from format_operator.sidecar.gate_server import GateServer
+from format_operator.sidecar.heartbeat import BEAT_SECONDS, Heart
 from format_operator.sidecar.http import HttpServer
 from format_operator.sidecar.knowledge import Knowledge
 from format_operator.sidecar.kube import Kube
@@ -44,6 +46,8 @@ _EXIT_SECONDS = 0.9
 class Worker:
     """One sidecar worker. ``run`` returns the exit code when ``stop`` was called or a part of it died."""
 
+    beat_seconds = BEAT_SECONDS  # a test's are shorter
+
     def __init__(self, settings: SidecarSettings, store: Store, reach: Access, log: Log) -> None:
         self.settings = settings
         self.metrics = SidecarMetrics(
@@ -54,7 +58,8 @@ class Worker:
         self._store = store
         self._access = reach
         self._log = log
-        self._thread = StoreThread()
+        self._heart = Heart(settings.supervisor_fd)
+        self._thread = StoreThread(self._heart.works)
         self._watchers: dict[str, Watcher] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
@@ -69,6 +74,7 @@ class Worker:
 
     async def run(self) -> int:
         self._handle_signals()
+        self._tasks.append(asyncio.create_task(self._beat()))
         self.http = HttpServer(self.metrics.registry, self._health, self._log)
         listening = await self.http.start(self.settings.metrics_address, self.settings.metrics_port)
         if listening is not None:
@@ -170,6 +176,11 @@ class Worker:
         for one in self.reconcilers:
             one.wake()
 
+    async def _beat(self) -> None:
+        while True:
+            self._heart.turns()
+            await asyncio.sleep(self.beat_seconds)
+
     async def _until_stopped(self) -> int:
         stopped = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait({stopped, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +205,7 @@ class Worker:
         descriptor = self.settings.supervisor_fd
         if descriptor is not None:
             os.set_inheritable(descriptor, False)
-            # Nothing is ever written: readable means that the supervisor is gone.
+            # The supervisor only listens there: readable means that it is gone.
             loop.add_reader(descriptor, self._orphaned, descriptor)
 
     def _orphaned(self, descriptor: int) -> None:
@@ -253,6 +264,8 @@ def main(
     """``storageformat sidecar-worker``: what the supervisor starts. Does not return: threads may be busy."""
     settings = sidecar_settings(sys.argv[1:] if argv is None else argv)
     logs.configure(settings.log_level)
+    # The supervisor asks a worker that hangs where it does, before it kills it.
+    faulthandler.register(signal.SIGQUIT)
     log = Log()
     try:
         code = asyncio.run(_run(settings, failpoints, store, log))

@@ -229,9 +229,13 @@ def kind_of(error: Exception) -> FailureKind:
 
 
 class StoreThread:
-    """Runs one call after the other, each with an ``Abort`` that ``stop`` requests."""
+    """Runs one call after the other, each with an ``Abort`` that ``stop`` requests.
 
-    def __init__(self) -> None:
+    ``works`` is told, on the thread, when a call begins and ends.
+    """
+
+    def __init__(self, works: Callable[..., None] | None = None) -> None:
+        self._works = works
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._stopping = False
@@ -287,7 +291,13 @@ class StoreThread:
         while (call := self._calls.get()) is not None:
             if self._stopping:
                 return
+            self._tell(begins=True)
             call()
+            self._tell(begins=False)
+
+    def _tell(self, *, begins: bool) -> None:
+        if self._works is not None:
+            self._works(begins=begins)
 
 
 def _settle(future: asyncio.Future[Any], outcome: object, failure: BaseException | None) -> None:

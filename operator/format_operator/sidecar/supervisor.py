@@ -2,7 +2,7 @@
 
 A native sidecar that exits with a closed gate takes the pod's start with it, and a probe that fails takes a
 healthy app out of its Services. So the container never ends because of the worker: the worker dies, another is
-started within 5 s. SIGTERM is handed on, and the container ends when the worker has. Whatever becomes an orphan in
+started within 5 s. One whose loop hangs while nothing is under way is killed (``heartbeat``). SIGTERM is handed on, and the container ends when the worker has. Whatever becomes an orphan in
 the container is reaped.
 
 Standard library only, and little of it: this process lives as long as the pod.
@@ -12,42 +12,63 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from format_operator.settings import sidecar_settings
+from format_operator.sidecar.heartbeat import BEAT_SECONDS, Pulse, state_of
 
-_RESTART_SECONDS = (1.0, 2.0, 3.0, 4.0, 5.0)
-#: A worker that ran that long was no failing start: the next restart is quick again.
-_HEALTHY_SECONDS = 60.0
-#: The worker ends within a second; one that hangs does not get the rest of the grace period.
-_STOP_SECONDS = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
-def main(argv: Sequence[str] | None = None, *, worker_command: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Timing:
+    """In seconds; others than these are a test's."""
+
+    restarts: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
+    #: A worker that ran that long was no failing start: the next restart is quick again.
+    healthy: float = 60.0
+    #: The worker ends within a second; one that hangs does not get the rest of the grace period.
+    stop: float = 5.0
+    beat: float = BEAT_SECONDS
+    #: For a worker that hangs to write down where.
+    last_words: float = 1.0
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    worker_command: Sequence[str] | None = None,
+    timing: Timing = Timing(),
+) -> int:
     """Run until SIGTERM or SIGINT. ``worker_command`` stands in for our own worker, in tests."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Arguments that make no sense are said at once, not once per restart.
     sidecar_settings(arguments)
     command = list(worker_command) if worker_command is not None else _own_worker()
-    return Supervisor([*command, *arguments]).run()
+    return Supervisor([*command, *arguments], timing).run()
 
 
 class Supervisor:
-    """Starts ``command`` with ``--supervisor-fd N``: a pipe whose end tells that the supervisor is gone."""
+    """Starts ``command`` with ``--supervisor-fd N``: its end tells that we are gone, and it brings the beats."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], timing: Timing = Timing()) -> None:
         self._command = list(command)
+        self._timing = timing
+        self._pulse: Pulse | None = None
         self._worker: int | None = None
         self._started_at = 0.0
         self._failures = 0
         self._restart_at: float | None = 0.0
         self._kill_at: float | None = None
         self._stopping = False
-        # Inherited by the worker only; ours closes with us, however we end.
-        self._alive, self._keep = os.pipe()
+        # One is inherited by the worker only; ours closes with us, however we end.
+        self._ours, self._workers = socket.socketpair()
+        self._ours.setblocking(False)
+        self._workers.setblocking(False)
 
     def run(self) -> int:
         # Blocked, and taken one at a time below: no handler runs in the middle of anything.
@@ -60,6 +81,7 @@ class Supervisor:
             self._reap()
             if self._stopping and self._worker is None:
                 return 0
+            self._listen()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._kill_at = None
                 self._signal_worker(signal.SIGKILL)
@@ -69,17 +91,20 @@ class Supervisor:
             return
         self._restart_at = None
         self._started_at = time.monotonic()
-        os.set_inheritable(self._alive, True)
+        self._hear()  # what an earlier worker said
+        self._pulse = Pulse(self._started_at, self._timing.beat)
+        self._workers.set_inheritable(True)
         try:
             self._worker = os.posix_spawn(
                 self._command[0],
-                [*self._command, "--supervisor-fd", str(self._alive)],
+                [*self._command, "--supervisor-fd", str(self._workers.fileno())],
                 os.environ,
                 setsigmask=(),
                 setsigdef=_SIGNALS,
             )
         except OSError as error:
             _say(f"cannot start the worker error={error.strerror}")
+            self._pulse = None
             self._plan_restart()
             return
         _say(f"worker started pid={self._worker}")
@@ -95,15 +120,39 @@ class Supervisor:
             if pid == self._worker:
                 self._worker = None
                 self._kill_at = None
+                self._pulse = None
                 _say(f"worker ended pid={pid} {_ending(status)}")
                 if not self._stopping:
                     self._plan_restart()
 
+    def _listen(self) -> None:
+        """Kill a worker that hangs, after it has said where (a traceback of all its threads)."""
+        pulse, now = self._pulse, time.monotonic()
+        if pulse is None or self._worker is None or now < pulse.look_at:
+            return
+        if not pulse.hangs(now, self._hear(), state_of(self._worker)):
+            return
+        _say(f"worker hangs pid={self._worker}")
+        self._pulse = None
+        self._signal_worker(signal.SIGQUIT)
+        if self._kill_at is None:
+            self._kill_at = now + self._timing.last_words
+
+    def _hear(self) -> bytes:
+        heard = b""
+        try:
+            while part := self._ours.recv(4096):
+                heard += part
+        except BlockingIOError:
+            pass  # that was all
+        return heard
+
     def _plan_restart(self) -> None:
         now = time.monotonic()
-        if now - self._started_at >= _HEALTHY_SECONDS:
+        if now - self._started_at >= self._timing.healthy:
             self._failures = 0
-        delay = _RESTART_SECONDS[min(self._failures, len(_RESTART_SECONDS) - 1)]
+        delays = self._timing.restarts
+        delay = delays[min(self._failures, len(delays) - 1)]
         self._failures += 1
         self._restart_at = now + delay
         _say(f"worker restarts in={delay:.0f}s")
@@ -113,7 +162,7 @@ class Supervisor:
         self._stopping = True
         self._restart_at = None
         if self._worker is not None:
-            self._kill_at = time.monotonic() + _STOP_SECONDS
+            self._kill_at = time.monotonic() + self._timing.stop
         self._signal_worker(signal.SIGTERM)
 
     def _signal_worker(self, number: int) -> None:
@@ -125,7 +174,9 @@ class Supervisor:
             return  # just ended; SIGCHLD is on its way
 
     def _seconds_to_next(self) -> float:
-        moments = [moment for moment in (self._restart_at, self._kill_at) if moment is not None]
+        look_at = self._pulse.look_at if self._pulse is not None else None
+        planned = (self._restart_at, self._kill_at, look_at)
+        moments = [moment for moment in planned if moment is not None]
         return max(0.0, min(moments) - time.monotonic()) if moments else 3600.0
 
 
