@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from format_operator.sidecar.credentials import Access
+from format_operator.runtime.credentials import Access
 from format_operator.sidecar.kube import Kube, Unreachable
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from format_operator import gate, gate_protocol
 from format_operator.gate_protocol import ProtocolError, Word
+from format_operator.runtime.log import Log
 from format_operator.sidecar.gate_server import GateServer
-from format_operator.sidecar.log import Log
 from tests.sidecar.pods import Process, python
 
 CLOSED = Word(False, "Converting", "busy", "orders")

@@ -20,11 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from format_operator.api.models import OnFailure
 from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
+from format_operator.runtime.credentials import Access, NoApiServer, access
+from format_operator.runtime.mailbox import Mailbox
 from format_operator.settings import ApiServer, DatabaseArgument, sidecar_settings
 from format_operator.sidecar import kube
-from format_operator.sidecar.credentials import Access, NoApiServer, access
 from format_operator.sidecar.knowledge import Knowledge
-from format_operator.sidecar.mailbox import Mailbox
 from format_operator.sidecar.observed import Asked, FailureKind
 from format_operator.sidecar.report import merge_patch
 from format_operator.sidecar.store import StoreThread, files_of, kind_of

@@ -10,8 +10,8 @@ import pytest
 
 import format_store
 from format_operator.metrics import DatabaseSeries, SidecarMetrics
+from format_operator.runtime.log import Log
 from format_operator.sidecar.databases import Database
-from format_operator.sidecar.log import Log
 from format_operator.sidecar.observed import Disk
 from format_operator.sidecar.store import FormatStore, Looked, StoreThread
 from format_operator.sidecar.work import Work

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from format_operator.metrics import DatabaseSeries
+from format_operator.runtime.log import Log
 from format_operator.settings import DatabaseArgument, SidecarSettings
 from format_operator.sidecar import status
 from format_operator.sidecar.databases import Databases
 from format_operator.sidecar.decide import Action
 from format_operator.sidecar.knowledge import Knowledge
-from format_operator.sidecar.log import Log
 from format_operator.sidecar.report import Reporter
 from format_operator.sidecar.wish import Wish
 from format_operator.sidecar.work import Work

@@ -20,16 +20,16 @@ from typing import Any
 from format_operator import __version__
 from format_operator.api.names import PLURAL_STORAGEFORMATS, formatstate_name
 from format_operator.metrics import SidecarMetrics
+from format_operator.runtime import log as logs
+from format_operator.runtime.credentials import Access, NoApiServer, access
+from format_operator.runtime.http import HttpServer
+from format_operator.runtime.log import Log
+from format_operator.runtime.mailbox import Body, Mailbox
 from format_operator.settings import DatabaseArgument, SidecarSettings, sidecar_settings
-from format_operator.sidecar import log as logs
-from format_operator.sidecar.credentials import Access, NoApiServer, access
 from format_operator.sidecar.gate_server import GateServer
 from format_operator.sidecar.heartbeat import BEAT_SECONDS, Heart
-from format_operator.sidecar.http import HttpServer
 from format_operator.sidecar.knowledge import Knowledge
 from format_operator.sidecar.kube import Kube
-from format_operator.sidecar.log import Log
-from format_operator.sidecar.mailbox import Body, Mailbox
 from format_operator.sidecar.poller import Poller
 from format_operator.sidecar.reconciler import Doors, Reconciler
 from format_operator.sidecar.report import Reporter

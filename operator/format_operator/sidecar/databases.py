@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from format_operator.runtime.log import Log
 from format_operator.settings import DatabaseArgument
-from format_operator.sidecar.log import Log
 from format_operator.sidecar.observed import Disk, Failure, FailureKind, File
 from format_operator.sidecar.store import Looked, Store, StoreThread, files_of, kind_of
 from format_store import Backup

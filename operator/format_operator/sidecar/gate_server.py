@@ -23,7 +23,7 @@ from pathlib import Path
 
 from format_operator import gate_protocol
 from format_operator.gate_protocol import Word
-from format_operator.sidecar.log import Log
+from format_operator.runtime.log import Log
 
 _STARTING = Word(False, "Starting", "the sidecar is looking at the database")
 

@@ -29,7 +29,7 @@ from format_operator.api.names import (
     PLURAL_STORAGEFORMATS,
     VERSION,
 )
-from format_operator.sidecar.credentials import Access
+from format_operator.runtime.credentials import Access
 
 _BASE: Final = f"/apis/{GROUP}/{VERSION}"
 _CONNECT_SECONDS: Final = 3.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from format_operator.runtime.log import Log
 from format_operator.settings import DatabaseArgument
-from format_operator.sidecar.log import Log
 from format_operator.sidecar.store import Store
 from format_operator.sidecar.wish import Stored, forgotten
 from format_store.errors import StoreError

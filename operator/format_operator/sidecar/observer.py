@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from format_operator.metrics import DatabaseSeries
-from format_operator.sidecar.log import Log
+from format_operator.runtime.log import Log
 from format_store import Backup, Observer, Phase, Recovery
 
 _PROGRESS_SECONDS = 0.5

@@ -11,9 +11,9 @@ import random
 import time
 from collections.abc import Callable
 
+from format_operator.runtime.log import Log
 from format_operator.sidecar import kube
 from format_operator.sidecar.knowledge import Knowledge
-from format_operator.sidecar.log import Log
 
 _FIRST_RETRY_SECONDS = 0.25
 _RETRY_AT_GATE_SECONDS = 2.0

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from format_operator.api.models import Phase
 from format_operator.gate_protocol import Word
 from format_operator.metrics import DatabaseSeries, SidecarMetrics
+from format_operator.runtime import clock
+from format_operator.runtime.log import Log
 from format_operator.settings import DatabaseArgument, SidecarSettings
-from format_operator.sidecar import clock
 from format_operator.sidecar.announcer import Announcer
 from format_operator.sidecar.databases import Database, Databases
 from format_operator.sidecar.decide import Action, decide, remember
 from format_operator.sidecar.gate_server import GateServer, Session
 from format_operator.sidecar.knowledge import Knowledge, rival_of
-from format_operator.sidecar.log import Log
 from format_operator.sidecar.memory import Memory
 from format_operator.sidecar.observed import Asked, Observed
 from format_operator.sidecar.poller import Poller

@@ -21,9 +21,10 @@ from format_operator.api.names import (
     KIND_STORAGEFORMAT,
     STORAGEFORMAT_LABEL,
 )
-from format_operator.sidecar import clock, kube
+from format_operator.runtime import clock
+from format_operator.runtime.log import Log
+from format_operator.sidecar import kube
 from format_operator.sidecar.knowledge import Knowledge
-from format_operator.sidecar.log import Log
 from format_operator.sidecar.observed import Asked
 
 _TOGETHER_SECONDS = 0.25

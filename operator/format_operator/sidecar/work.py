@@ -15,9 +15,9 @@ from typing import TypeVar
 from format_operator.api.conditions import timestamp
 from format_operator.api.models import ConversionStatus, Progress
 from format_operator.metrics import DatabaseSeries, SidecarMetrics
-from format_operator.sidecar import clock
+from format_operator.runtime import clock
+from format_operator.runtime.log import Log
 from format_operator.sidecar.databases import Database
-from format_operator.sidecar.log import Log
 from format_operator.sidecar.observed import FailureKind
 from format_operator.sidecar.observer import SidecarObserver
 from format_operator.sidecar.store import Store, StoreThread, kind_of

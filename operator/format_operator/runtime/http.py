@@ -1,4 +1,4 @@
-"""``/metrics`` and ``/healthz``. A port that is taken never keeps the app from starting: it is tried again."""
+"""``/metrics``, ``/healthz`` and, where a role has a word on that, ``/readyz``. A port that is taken never keeps the app from starting: it is tried again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from format_operator.sidecar.log import Log
+from format_operator.runtime.log import Log
 
 _RETRY_SECONDS = 5.0
 
@@ -18,14 +18,24 @@ Health = Callable[[], tuple[bool, dict[str, Any]]]
 
 
 class HttpServer:
-    """``health`` gives (is this worker working, facts about it)."""
+    """``health`` gives (is this process working, facts about it), ``ready`` whether it does its job."""
 
-    def __init__(self, registry: CollectorRegistry, health: Health, log: Log) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        health: Health,
+        log: Log,
+        *,
+        ready: Callable[[], bool] | None = None,
+    ) -> None:
         self._health = health
+        self._ready = ready
         self._log = log
         application = web.Application()
         application.router.add_get("/metrics", make_aiohttp_handler(registry))
         application.router.add_get("/healthz", self._healthz)
+        if ready is not None:
+            application.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         self.port: int | None = None
 
@@ -60,3 +70,8 @@ class HttpServer:
         del request
         works, facts = self._health()
         return web.json_response(facts, status=200 if works else 503)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        del request
+        ready = self._ready is not None and self._ready()
+        return web.json_response({"ready": ready}, status=200 if ready else 503)

@@ -27,7 +27,7 @@ class Mailbox:
         self._letters: dict[Key, Body | None] = {}
 
     def put(self, plural: str, name: str, body: Body | None) -> None:
-        """``body`` is None when the object was deleted."""
+        """``name`` tells objects of a kind apart; ``body`` is None when the object was deleted."""
         with self._lock:
             first = not self._letters
             self._letters[plural, name] = body

@@ -1,0 +1,174 @@
+"""kopf, in a thread of its own, for processes that only want to be told what changed.
+
+What kopf is kept from doing, and why:
+
+* no ``on.create/update/resume``, timers or daemons: they write annotations and finalizers;
+* no default finalizer: kopf would take *another* kopf process's finalizer off the object, again and again;
+* no events posted, no peering, no scanning of the cluster's CRDs and namespaces;
+* a new event loop per attempt, and no "ultimate" exit: kopf would kill the process ten minutes later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from format_operator.api.names import GROUP
+from format_operator.runtime.credentials import Access
+from format_operator.runtime.log import Log
+
+_FIRST_BACKOFF_SECONDS = 1.0
+_LAST_BACKOFF_SECONDS = 30.0
+
+_CLIENTS = ("kubernetes", "kubernetes_asyncio", "pykube")
+
+
+class KopfThread:
+    """Runs what ``configure(kopf, settings, registry)`` registers, again whenever kopf ends.
+
+    ``namespaces``: none means the whole cluster. ``ended`` is called (in this thread) when kopf ended, which it
+    does only when something is wrong; the next attempt waits until ``allow`` says that it makes sense.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        namespaces: Sequence[str],
+        access: Access,
+        configure: Callable[[Any, Any, Any], None],
+        ended: Callable[[], None],
+        log: Log,
+    ) -> None:
+        self._namespaces = tuple(namespaces)
+        self._access = access
+        self._configure = configure
+        self._ended = ended
+        self._log = log
+        self._allowed = threading.Event()
+        self._stopping = False
+        self._stop: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._run, name=f"kopf-{name}", daemon=True)
+        self.attempts = 0
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def allow(self, *, allowed: bool) -> None:
+        """Whether an attempt makes sense: the kind is installed. One under way goes on regardless."""
+        if allowed:
+            self._allowed.set()
+        else:
+            self._allowed.clear()
+
+    def stop(self) -> None:
+        """End; returns at once."""
+        self._stopping = True
+        self._allowed.set()
+        if self._stop is not None:
+            self._stop()
+
+    def _run(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            self._allowed.wait()
+            if self._stopping:
+                return
+            self.attempts += 1
+            started = time.monotonic()
+            try:
+                asyncio.run(self._watch())
+                error: BaseException | None = None
+            except Exception as problem:
+                error = problem
+            if self._stopping:
+                return
+            if time.monotonic() - started > 10 * _LAST_BACKOFF_SECONDS:
+                backoff = _FIRST_BACKOFF_SECONDS
+            self._log.warning("watch ended", error=_root(error), again_in=backoff)
+            # Whether the kind is still there is for the next answer of the API server to tell.
+            self._allowed.clear()
+            self._ended()
+            time.sleep(backoff)
+            backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
+
+    async def _watch(self) -> None:
+        kopf = _import_kopf()
+        # It says that signals are not its business in this thread; they are not meant to be.
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+        settings = kopf.OperatorSettings()
+        settings.posting.enabled = False
+        settings.peering.standalone = True
+        settings.scanning.disabled = True
+        settings.persistence.finalizer = f"{GROUP}/never-set"
+        settings.process.ultimate_exiting_timeout = None
+        settings.watching.reconnect_backoff = 1.0
+        settings.watching.connect_timeout = 5.0
+        settings.networking.request_timeout = 30.0
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry, retries=3)(self._login)
+        self._configure(kopf, settings, registry)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._stop = lambda: _call(loop, stop.set)
+        try:
+            if self._stopping:
+                return
+            await kopf.operator(
+                registry=registry,
+                settings=settings,
+                namespaces=self._namespaces,
+                clusterwide=not self._namespaces,
+                standalone=True,
+                stop_flag=stop,
+            )
+        finally:
+            self._stop = None
+
+    async def _login(self, **_: Any) -> Any:
+        kopf = _import_kopf()
+        access = self._access
+        return kopf.ConnectionInfo(
+            server=access.url,
+            ca_path=access.ca_file,
+            insecure=access.insecure or None,
+            token=access.token(),
+            certificate_path=access.certificate_file,
+            private_key_path=access.key_file,
+        )
+
+
+def _import_kopf() -> Any:
+    """kopf, late (a gate does not wait for its import) and without the Kubernetes clients that it looks for.
+
+    Where one is installed, kopf imports it for logins that we do not use: 18 MB in every pod.
+    """
+    hidden = [name for name in _CLIENTS if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment] # the import system's word for "not there"
+    try:
+        return importlib.import_module("kopf")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        return  # closed meanwhile
+
+
+def _root(error: BaseException | None) -> str:
+    return "kopf stopped" if error is None else f"{type(error).__name__}: {error}"
