@@ -1,6 +1,7 @@
 // Command pki makes the keys of a control plane that lives for one test run: a certificate
-// authority, the API server's certificate for loopback, and the key that signs ServiceAccount
-// tokens. In Go, because the toolchain is there anyway and openssl may not be.
+// authority, the API server's certificate for loopback and for the names and addresses that are
+// given, and the key that signs ServiceAccount tokens. In Go, because the toolchain is there anyway
+// and openssl may not be.
 package main
 
 import (
@@ -42,8 +43,8 @@ func newKey(directory, name string) *ecdsa.PrivateKey {
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: pki DIRECTORY")
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: pki DIRECTORY [NAME-OR-ADDRESS...]")
 		os.Exit(2)
 	}
 	directory := os.Args[1]
@@ -70,6 +71,13 @@ func main() {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    []string{"localhost", "kubernetes.default.svc"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	for _, name := range os.Args[2:] {
+		if address := net.ParseIP(name); address != nil {
+			server.IPAddresses = append(server.IPAddresses, address)
+		} else {
+			server.DNSNames = append(server.DNSNames, name)
+		}
 	}
 	der, err = x509.CreateCertificate(rand.Reader, server, authority, &serverKey.PublicKey, authorityKey)
 	check(err)
