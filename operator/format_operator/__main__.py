@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 _PROCESSES: Final = {
+    "controller": "format_operator.controller.app",
     "gate": "format_operator.gate",
+    "render": "format_operator.render",
     "sidecar": "format_operator.sidecar.supervisor",
     "sidecar-worker": "format_operator.sidecar.app",
 }

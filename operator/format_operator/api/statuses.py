@@ -274,6 +274,12 @@ class StorageFormatStatus:
         Object(RolloutStatus), "What the rollout is doing.", default=None
     )
 
+    @classmethod
+    def from_dict(cls, status: Mapping[str, Any]) -> StorageFormatStatus:
+        """From the API's form. Raises InvalidObject."""
+        parsed: StorageFormatStatus = parse(cls, status, "status")
+        return parsed
+
     def to_dict(self) -> dict[str, Any]:
         """The API's form, without what is not known."""
         return dump(self)

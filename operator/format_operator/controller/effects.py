@@ -1,0 +1,187 @@
+"""Does what was decided: the only module that changes anything in the cluster.
+
+Each effect carries its own precondition (a resource version, a UID), so that a decision on old facts, or a second
+controller, changes nothing. What was done is put into the cache at once: the watch may lag behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from format_operator.api.conditions import timestamp
+from format_operator.api.models import StorageFormat, StorageFormatStatus
+from format_operator.api.names import API_VERSION, KIND_STORAGEFORMAT, PLURAL_FORMATSTATES
+from format_operator.controller.cache import Cache
+from format_operator.controller.cluster import ClusterApi, Conflict, Gone, RequestFailed, Waits
+from format_operator.controller.decide import Decision, Eviction, SpecChange
+from format_operator.controller.events import Event
+from format_operator.controller.facts import State
+from format_operator.controller.metrics import ControllerMetrics
+from format_operator.runtime.log import Log
+
+_COMPONENT = "storageformat-controller"
+
+
+class Effects:
+    """Effects on one cluster. Raises RequestFailed where trying again later is all that is left."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        cache: Cache,
+        metrics: ControllerMetrics,
+        log: Log,
+        now: Callable[[], datetime],
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._metrics = metrics
+        self._log = log
+        self._now = now
+        self._may_act = may_act
+
+    async def apply(self, storageformat: StorageFormat, decision: Decision) -> None:
+        """Permits before evictions: a pod that is restarted must find its permit."""
+        log = self._log.bind(storageformat=f"{storageformat.namespace}/{storageformat.name}")
+        for change in decision.changes:
+            if self._may_act():
+                await self._change(change, log)
+        for state in decision.deletions:
+            if self._may_act():
+                await self._delete(state, log)
+        for eviction in decision.evictions:
+            # Asked before each one: a Lease may be lost between two requests.
+            if self._may_act():
+                await self._evict(storageformat, eviction, log)
+
+    async def _change(self, change: SpecChange, log: Log) -> None:
+        state, permit = change.state, change.permit
+        spec: dict[str, Any] = {"claimUID": change.claim_uid}
+        spec["permit"] = (
+            {"targetHash": permit.target_hash, "expires": timestamp(permit.expires)}
+            if permit is not None
+            else None
+        )
+        try:
+            written = await self._api.patch_formatstate(
+                state.name, state.namespace, state.resource_version, spec
+            )
+        except Conflict:
+            # The sidecar reported meanwhile: the watch brings that, and it is decided anew.
+            log.debug("formatstate changed meanwhile", formatstate=state.name)
+            return
+        except Gone:
+            self._cache.remove(PLURAL_FORMATSTATES, state.namespace, state.name)
+            return
+        self._cache.put(PLURAL_FORMATSTATES, written)
+        if permit != state.permit:
+            log.info(
+                "permit given" if permit is not None else "permit withdrawn",
+                pod=state.pod,
+                expires=timestamp(permit.expires) if permit is not None else None,
+            )
+
+    async def _delete(self, state: State, log: Log) -> None:
+        try:
+            # The cache may not know a pod that was made a moment ago.
+            await self._api.get("pods", state.namespace, state.pod)
+        except Gone:
+            pass
+        else:
+            return
+        try:
+            await self._api.delete_formatstate(
+                state.name, state.namespace, state.uid, state.resource_version
+            )
+        except Conflict:
+            return
+        except Gone:
+            pass
+        self._cache.remove(PLURAL_FORMATSTATES, state.namespace, state.name)
+        log.info("formatstate deleted: its volume is gone", formatstate=state.name)
+
+    async def _evict(self, storageformat: StorageFormat, eviction: Eviction, log: Log) -> None:
+        pod = eviction.pod
+        key = (storageformat.namespace, storageformat.name)
+        try:
+            await self._api.evict(pod.name, pod.namespace, pod.uid)
+        except Waits as error:
+            until = self._now() + timedelta(seconds=error.retry_after)
+            self._cache.refused(pod, until, error.message)
+            self._metrics.evicted(key, "refused")
+            log.info("eviction waits", pod=pod.name, why=error.message)
+            return
+        except (Gone, Conflict):
+            # That pod is no more; the watch says what is there instead.
+            self._cache.remove("pods", pod.namespace, pod.name)
+            self._metrics.evicted(key, "gone")
+            return
+        except RequestFailed:
+            self._metrics.evicted(key, "failed")
+            raise
+        self._cache.evicted(pod, self._now())
+        self._metrics.evicted(key, "evicted")
+        log.info("pod evicted", pod=pod.name, reason=eviction.reason)
+        await self.tell(
+            storageformat,
+            Event("Normal", "PodEvicted", f"pod {pod.name}: {eviction.message}"),
+        )
+
+    async def report(
+        self, storageformat: StorageFormat, status: StorageFormatStatus, before: Mapping[str, Any]
+    ) -> None:
+        """Write the status. ``before`` is the one that is replaced: what is no more becomes null."""
+        await self.report_on(
+            storageformat.namespace, storageformat.name, storageformat.uid, status, before
+        )
+
+    async def report_on(
+        self,
+        namespace: str,
+        name: str,
+        uid: str,
+        status: StorageFormatStatus,
+        before: Mapping[str, Any],
+    ) -> None:
+        """The same for a StorageFormat that could not be understood."""
+        new = status.to_dict()
+        patch = {**dict.fromkeys(before.keys() - new.keys()), **new}
+        try:
+            written = await self._api.patch_storageformat_status(name, namespace, uid, patch)
+        except (Conflict, Gone):
+            return  # deleted, or made anew, meanwhile
+        self._cache.put("storageformats", written)
+
+    async def tell(self, storageformat: StorageFormat, event: Event) -> None:
+        """Post an event about the StorageFormat; one that is lost is not missed."""
+        now = self._now()
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "generateName": f"{storageformat.name}.",
+                "namespace": storageformat.namespace,
+            },
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND_STORAGEFORMAT,
+                "name": storageformat.name,
+                "namespace": storageformat.namespace,
+                "uid": storageformat.uid,
+            },
+            "type": event.kind,
+            "reason": event.reason,
+            "message": event.message,
+            "source": {"component": _COMPONENT},
+            "reportingComponent": _COMPONENT,
+            "firstTimestamp": timestamp(now),
+            "lastTimestamp": timestamp(now),
+            "count": 1,
+        }
+        try:
+            await self._api.create_event(storageformat.namespace, body)
+        except RequestFailed as error:
+            self._log.debug("event lost", error=error)
