@@ -13,6 +13,10 @@ import yaml
 
 from format_operator.api.models import Phase as StatePhase
 from format_operator.api.models import StorageFormat
+from format_operator.controller import report
+from format_operator.controller.decide import RolloutPhase
+from format_operator.controller.metrics import ControllerMetrics
+from format_operator.controller.standing import Standing
 from format_operator.gate_protocol import DEFAULT_SOCKET
 from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
 from format_operator.settings import sidecar_settings
@@ -111,6 +115,24 @@ def test_the_state_directory_is_as_documented() -> None:
         assert str(path.relative_to(layout.state)) in text
 
 
+def exposed_metrics(registry: Any) -> dict[str, str]:
+    """Our own metric families of a registry, by the name that a scrape shows."""
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in registry.collect()
+        if family.name.startswith("storageformat_")
+    }
+
+
+def documented_metrics(part: str) -> dict[str, str]:
+    """What docs/metrics.md lists below that heading."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    section = re.split(r"^## ", text, flags=re.MULTILINE)
+    (found,) = [one for one in section if one.startswith(part)]
+    rows = r"^\| `(storageformat_\w+)(?:\{[^}]*\})?` \| (\w+) \|"
+    return dict(re.findall(rows, found, re.MULTILINE))
+
+
 def test_every_metric_is_documented() -> None:
     """docs/metrics.md lists exactly the metrics that a sidecar exposes, with their types."""
     metrics = SidecarMetrics(version="0", phases=tuple(str(phase) for phase in Phase))
@@ -119,16 +141,39 @@ def test_every_metric_is_documented() -> None:
             "orders", "/data/orders.db", formats={FormatInfo("v1", "e", "k", "v", "c"): 1}
         )
     )
-    exposed: dict[str, Any] = {
-        family.name + ("_total" if family.type == "counter" else ""): family.type
-        for family in metrics.registry.collect()
-        if family.name.startswith("storageformat_")
-    }
+    assert documented_metrics("Of the sidecar") == exposed_metrics(metrics.registry)
+
+
+def test_every_metric_of_the_controller_is_documented() -> None:
+    """The same for the controller."""
+    metrics = ControllerMetrics(version="0")
+    metrics.show(("shop", "orders"), {}, RolloutPhase.COMPLETE)
+    assert documented_metrics("Of the controller") == exposed_metrics(metrics.registry)
+
+
+def test_every_state_of_the_controllers_metric_is_documented() -> None:
+    """The values of the label `state` are told."""
     text = (ROOT / "docs" / "metrics.md").read_text()
-    told = dict(
-        re.findall(r"^\| `(storageformat_\w+)(?:\{[^}]*\})?` \| (\w+) \|", text, re.MULTILINE)
-    )
-    assert told == exposed
+    for standing in Standing:
+        assert f"`{standing}`" in text
+
+
+def test_every_rollout_phase_is_documented() -> None:
+    """docs/rollout.md explains exactly the phases that a rollout can be in."""
+    text = (ROOT / "docs" / "rollout.md").read_text()
+    table = text[text.index("| phase | means |") : text.index("Conditions, whose reasons")]
+    told = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert told == {str(phase) for phase in RolloutPhase}
+
+
+def test_every_reason_is_documented() -> None:
+    """docs/rollout.md has the reasons that the module which makes the conditions lists, and no other."""
+    text = (ROOT / "docs" / "rollout.md").read_text()
+    table = text[text.index("| condition | `True`") : text.index("`InvalidStorageFormat` stands")]
+    told = set(re.findall(r"`([A-Z]\w+)`", table))
+    listed = report.__doc__ or ""
+    known = set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z]\w+)?\b", listed[listed.index("    Ready  ") :]))
+    assert told == known
 
 
 def test_every_target_of_the_makefile_that_is_named_exists() -> None:
