@@ -7,7 +7,7 @@ from pathlib import Path
 
 import format_store
 from format_store import PLAIN_SQLITEDICT
-from tests.sidecar.conftest import RECORDS
+from tests.sidecar.conftest import RECORDS, fill
 from tests.sidecar.fake_api import FakeApi
 from tests.sidecar.pods import Pod, eventually, fetch, health, metrics, python
 from tests.sidecar.scenes import (
@@ -120,6 +120,28 @@ def test_absent_database_opens_at_once(api: FakeApi, pod: Pod) -> None:
     assert pod.gate().ends() == 0
     assert not pod.database.exists()
     assert phase(api, "Idle")["reason"] == "NoDatabase"
+
+
+def test_a_database_that_the_app_makes_later_is_noticed(api: FakeApi, pod: Pod) -> None:
+    """The gate opened on nothing; the app then made a database, in the old format: that is what counts."""
+    pod.database.unlink()
+    pod.worker()
+    assert pod.gate().ends() == 0
+    fill(pod.database)
+    api.apply(wanted(pod))
+    assert phase(api, "RestartRequired")["currentFormat"] == "v1"
+    assert_untouched(pod.database)
+
+
+def test_a_database_that_comes_after_its_storageformat_is_noticed(api: FakeApi, pod: Pod) -> None:
+    """Without waiting for the next resync: the volume may hold the old format from now on."""
+    pod.database.unlink()
+    api.apply(wanted(pod))
+    pod.worker()
+    assert pod.gate().ends() == 0
+    assert phase(api, "Idle")["reason"] == "NoDatabase"
+    fill(pod.database)
+    phase(api, "RestartRequired")
 
 
 def test_empty_database_is_marked_without_a_permit(api: FakeApi, pod: Pod) -> None:

@@ -130,6 +130,8 @@ class KopfThread:
                 namespaces=self._namespaces,
                 clusterwide=not self._namespaces,
                 standalone=True,
+                # Otherwise kopf asks who the user is, and a container's uid has no name.
+                identity=self._thread.name,
                 stop_flag=stop,
             )
         finally:

@@ -19,6 +19,8 @@ from format_store.errors import StoreError
 from format_store.history import History
 
 _ATTENTION_SECONDS = 60.0
+#: What a look at a database may find that is no more so a moment later, while an app runs.
+_PASSING = frozenset({Disk.ABSENT, Disk.EMPTY, Disk.UNKNOWN})
 #: (first, longest) wait between attempts, in seconds.
 _BACKOFF = {
     FailureKind.TRY_AGAIN: (1.0, 15.0),
@@ -36,6 +38,7 @@ class Database:
     looked: Looked | None = None
     recovered: bool = False
     unsettled: bool = False  # the recovery could not even look: somebody else is at work
+    unseen: bool = False  # the last look failed, and that is what `failure` tells
     failure: Failure | None = None
     retry_at: float = 0.0
     prune_at: float | None = None
@@ -111,6 +114,12 @@ class Databases:
     def is_forgotten(self) -> bool:
         return self._known is None
 
+    @property
+    def lacks_one(self) -> bool:
+        """Whether there is nothing yet, nothing in it, or nothing that could be seen: that may change soon."""
+        looked = [one.looked for one in self]
+        return not looked or any(one is not None and one.disk in _PASSING for one in looked)
+
     def get(self, path: str) -> Database | None:
         return (self._known or {}).get(path)
 
@@ -138,7 +147,7 @@ class Databases:
         known = self._known if self._known is not None else {}
         for path in await asyncio.to_thread(files_of, self._argument, self._more_exact):
             database = known.setdefault(path, Database(path))
-            if database.looked is None or database.looked.disk in {Disk.ABSENT, Disk.EMPTY}:
+            if database.looked is None or database.looked.disk in _PASSING:
                 database.looked = None
         self._known = known
 
@@ -148,8 +157,12 @@ class Databases:
         except Exception as error:
             # What cannot be looked at may hold pending work; the gate stays closed until it can.
             database.failed(error)
+            database.unseen = True
             looked = Looked(Disk.UNKNOWN, pending=True, note=str(error))
             self._log.warning("cannot look at the database", path=database.path, error=error)
+        else:
+            if database.unseen:
+                database.unseen, database.failure = False, None
         database.looked = looked
         database.prune_at = 0.0 if looked.backups else None
 

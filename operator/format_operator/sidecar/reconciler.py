@@ -31,6 +31,8 @@ from format_operator.sidecar.wish import Wish
 from format_operator.sidecar.work import Work
 
 _AFTER_A_BUG_SECONDS = 5.0
+#: While a running app has made no database yet: what it then makes need not be in the target.
+_ABSENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Reconciler:
         self._had_session = False
         self._opened_because: tuple[str, str] | None = None
         self._basis: object = None
-        self._look_at = self._started + doors.settings.resync
+        self._looked_at = self._started
         series = doors.metrics.add(DatabaseSeries(argument.name, argument.path))
         self._databases = Databases(
             argument, doors.settings.databases, doors.store, doors.thread, log
@@ -127,8 +129,8 @@ class Reconciler:
             if grace > 0:
                 return grace
         await self._memory.load()
-        await self._look_around(session)
         self._drop_old_failures()
+        await self._look_around(session)
         # On the volume before anything follows from it.
         await self._memory.keep(remember(self._observe()))
         observed = self._observe()
@@ -141,7 +143,7 @@ class Reconciler:
         self._tell(action)
         delays = [action.wake_in, await self._prune()]
         if session is None:
-            delays.append(self._look_at - time.monotonic())
+            delays.append(self._look_at() - time.monotonic())
         return max(0.05, min((delay for delay in delays if delay is not None), default=3600.0))
 
     def _begin(self, session: Session) -> None:
@@ -164,8 +166,8 @@ class Reconciler:
     async def _look_around(self, session: Session | None) -> None:
         if self._databases.is_forgotten:
             await self._databases.find()
-        elif session is None and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + self._doors.settings.resync
+        elif session is None and time.monotonic() >= self._look_at():
+            self._looked_at = time.monotonic()
             await self._databases.find_new()
         for database in self._databases:
             if session is not None and database.wants_recovery:
@@ -177,8 +179,13 @@ class Reconciler:
                 await self._databases.look(database)
         self._measure()
 
+    def _look_at(self) -> float:
+        """When the volume is to be looked at again while the app runs."""
+        lacks = self._databases.lacks_one
+        return self._looked_at + (_ABSENT_SECONDS if lacks else self._doors.settings.resync)
+
     def _drop_old_failures(self) -> None:
-        """What was asked for is another now: what failed before need not fail again."""
+        """What was asked for is another now: what failed before need not fail again, what was not there may be."""
         wish = self.knowledge.storageformat.value
         basis = (
             (wish.storageformat.uid, wish.storageformat.generation, wish.raw.get("spec"))
@@ -190,6 +197,7 @@ class Reconciler:
         if self._basis is not None:
             self._opened_because = None
         self._basis = basis
+        self._looked_at = -self._doors.settings.resync
         self._work.refusal = None
         for database in self._databases:
             database.forgive()
