@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -80,10 +81,8 @@ def step(*candidates: Lease) -> None:
 
     async def turns() -> None:
         for one in candidates:
-            try:
+            with suppress(Unavailable):
                 await one._try()
-            except Unavailable:
-                pass
             one._notice()
 
     asyncio.run(turns())
@@ -171,7 +170,7 @@ def test_of_two_that_are_as_fast_one_gets_it(clock: Clock) -> None:
             await second._try()
         return answer
 
-    server.lease = both_read_first  # type: ignore[method-assign] # for one read
+    server.lease = both_read_first  # type: ignore[assignment,method-assign] # for one read
     step(first)
     assert (first.is_held, second.is_held) == (False, True)
 

@@ -7,7 +7,7 @@ meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -95,8 +95,23 @@ class Cache:
         self._versions[kind, namespace, name] = version
         old = self._facts[kind].setdefault(namespace, {}).get(name)
         self._facts[kind][namespace][name] = fact
-        if old != fact:
+        if _news(old) != _news(fact):
             self._changed(self._concerned(kind, namespace, name, fact))
+
+    def answered(self, kind: str, body: Mapping[str, Any]) -> None:
+        """What the server answered to a write of ours: it is newer than what the watch has brought.
+
+        If the watch has said meanwhile that the object is gone, that was later still.
+        """
+        metadata = body["metadata"]
+        if metadata["name"] in self._facts[kind].get(metadata["namespace"], {}):
+            self.put(kind, body)
+
+    def gone(self, kind: str, fact: Pod | State) -> None:
+        """That very object is no more; a successor of the same name may be known already."""
+        known = self._facts[kind].get(fact.namespace, {}).get(fact.name)
+        if known is not None and known.uid == fact.uid:
+            self.remove(kind, fact.namespace, fact.name)
 
     def remove(self, kind: str, namespace: str, name: str) -> None:
         """An object is gone."""
@@ -196,6 +211,15 @@ class Cache:
         old = now - timedelta(seconds=60)
         self._evicted = {uid: at for uid, at in self._evicted.items() if at > old}
         self._refused = {uid: one for uid, one in self._refused.items() if one[0] > old}
+
+
+def _news(fact: Any) -> Any:
+    """The part of a fact from which something could follow: progress and our own reports are none."""
+    if isinstance(fact, State):
+        return replace(fact, resource_version="", updated_at="")
+    if isinstance(fact, Watched):
+        return fact.parsed, fact.problem
+    return fact
 
 
 def _missing(

@@ -19,14 +19,16 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from format_operator.api.models import Permit, Strategy
+from format_operator.api.models import Gate, Permit, Phase, Strategy
 from format_operator.controller import standing
 from format_operator.controller.facts import Kind, Pod, Snapshot, State
 from format_operator.controller.standing import Placed, Standing
 
 PERMIT_SECONDS: Final = 3600.0
-#: A permit must not run out between an eviction and the start of the pod after it.
+#: A permit must not run out between an eviction and the start of the pod after it. (Half of a short one's time.)
 _ENOUGH_SECONDS: Final = 300.0
+#: How long an app runs that was started because its database stayed in use, before the next attempt.
+_AGAIN_SECONDS: Final = 600.0
 
 
 class RolloutPhase(StrEnum):
@@ -86,7 +88,7 @@ class Decision:
 def decide(snapshot: Snapshot, *, permit_seconds: float = PERMIT_SECONDS) -> Decision:
     """The next step. ``permit_seconds`` is how long a permit holds; it is renewed at half of that."""
     placed = tuple(sorted((standing.place(snapshot, pod) for pod in _living(snapshot)), key=_order))
-    plan = _Plan(snapshot, placed)
+    plan = _Plan(snapshot, placed, enough_seconds=min(_ENOUGH_SECONDS, permit_seconds / 2))
     holders = plan.holders()
     deletions = _deletions(snapshot)
     deleted = {one.name for one in deletions}
@@ -130,13 +132,16 @@ def _order(placed: Placed) -> tuple[int, str]:
 class _Plan:
     """One look at one snapshot: who is next, who may be evicted, and what everybody waits for."""
 
-    def __init__(self, snapshot: Snapshot, placed: Sequence[Placed]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, placed: Sequence[Placed], *, enough_seconds: float
+    ) -> None:
         spec = snapshot.storageformat.spec
         self._snapshot = snapshot
         self._rollout = spec.rollout
         self._target = spec.target
         self._target_hash = spec.target_hash()
         self._placed = placed
+        self._enough = snapshot.now + timedelta(seconds=enough_seconds)
         self.wake_in: float | None = None
         # What is scaled away must not stop those that its StatefulSet waits for before it deletes it.
         self._staying = [one for one in placed if not _scaled_away(one)]
@@ -296,6 +301,11 @@ class _Plan:
             )
         if pod.gate_held:
             return RolloutPhase.CONVERTING, f"pod {name} starts"
+        if (left := self._until_again(one)) > 0:
+            self._wake(left)
+            reason = one.report.reason if one.report is not None else ""
+            message = f"pod {name} started without its conversion ({reason}) and is restarted again in a while"
+            return RolloutPhase.WAITING_FOR_RESTART, message
         if not self._armed(one):
             return RolloutPhase.ARMING, f"pod {name} has not stored its permit yet"
         if one.workload is not None and not one.workload.settled:
@@ -306,13 +316,22 @@ class _Plan:
             return RolloutPhase.WAITING_FOR_BUDGET, f"pod {name}: {snapshot.refused[pod.uid][1]}"
         return None
 
+    def _until_again(self, one: Placed) -> float:
+        """Seconds until a running pod that gave up on its conversion is restarted for it once more.
+
+        Under StartApp the app starts when the database stays in use; it would be restarted without end.
+        """
+        report = one.report
+        if report is None or report.phase is not Phase.WAITING or report.gate is not Gate.OPEN:
+            return 0.0
+        return _AGAIN_SECONDS - _seconds_since(one.pod.ready_since, self._snapshot.now)
+
     def _armed(self, one: Placed) -> bool:
         report, state = one.report, one.state
         target_hash = self._target_hash
         if report is None or state is None or report.armed_for != target_hash:
             return False
-        enough = self._snapshot.now + timedelta(seconds=_ENOUGH_SECONDS)
-        return state.permit is not None and state.permit.allows(target_hash, enough)
+        return state.permit is not None and state.permit.allows(target_hash, self._enough)
 
     def _old_revisions(self, holders: Sequence[Placed]) -> tuple[Eviction, ...]:
         if self._rollout.suspended:
@@ -371,8 +390,9 @@ class _Plan:
                 f"pod {first.pod.name} failed and tries again: {first.reason}",
             )
         if self._waits_for_canaries is not None:
-            out = ", ".join(one.pod.name for one in self._waits_for_canaries if one.out)
-            return RolloutPhase.WAITING_FOR_PODS, f"canaries are not ready: {out}"
+            late = [one for one in self._waits_for_canaries if one.out or one.needs_conversion]
+            names = ", ".join(one.pod.name for one in late)
+            return RolloutPhase.WAITING_FOR_PODS, f"canaries are not ready: {names}"
         for one in remaining:
             return RolloutPhase.WAITING_FOR_PODS, f"pod {one.pod.name}: {one.why}"
         if any(one.needs_conversion for one in self._staying):

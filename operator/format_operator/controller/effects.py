@@ -12,7 +12,12 @@ from typing import Any
 
 from format_operator.api.conditions import timestamp
 from format_operator.api.models import StorageFormat, StorageFormatStatus
-from format_operator.api.names import API_VERSION, KIND_STORAGEFORMAT, PLURAL_FORMATSTATES
+from format_operator.api.names import (
+    API_VERSION,
+    KIND_STORAGEFORMAT,
+    PLURAL_FORMATSTATES,
+    PLURAL_STORAGEFORMATS,
+)
 from format_operator.controller.cache import Cache
 from format_operator.controller.cluster import ClusterApi, Conflict, Gone, RequestFailed, Waits
 from format_operator.controller.decide import Decision, Eviction, SpecChange
@@ -74,9 +79,9 @@ class Effects:
             log.debug("formatstate changed meanwhile", formatstate=state.name)
             return
         except Gone:
-            self._cache.remove(PLURAL_FORMATSTATES, state.namespace, state.name)
+            self._cache.gone(PLURAL_FORMATSTATES, state)
             return
-        self._cache.put(PLURAL_FORMATSTATES, written)
+        self._cache.answered(PLURAL_FORMATSTATES, written)
         if permit != state.permit:
             log.info(
                 "permit given" if permit is not None else "permit withdrawn",
@@ -100,7 +105,7 @@ class Effects:
             return
         except Gone:
             pass
-        self._cache.remove(PLURAL_FORMATSTATES, state.namespace, state.name)
+        self._cache.gone(PLURAL_FORMATSTATES, state)
         log.info("formatstate deleted: its volume is gone", formatstate=state.name)
 
     async def _evict(self, storageformat: StorageFormat, eviction: Eviction, log: Log) -> None:
@@ -116,7 +121,7 @@ class Effects:
             return
         except (Gone, Conflict):
             # That pod is no more; the watch says what is there instead.
-            self._cache.remove("pods", pod.namespace, pod.name)
+            self._cache.gone("pods", pod)
             self._metrics.evicted(key, "gone")
             return
         except RequestFailed:
@@ -153,7 +158,7 @@ class Effects:
             written = await self._api.patch_storageformat_status(name, namespace, uid, patch)
         except (Conflict, Gone):
             return  # deleted, or made anew, meanwhile
-        self._cache.put("storageformats", written)
+        self._cache.answered(PLURAL_STORAGEFORMATS, written)
 
     async def tell(self, storageformat: StorageFormat, event: Event) -> None:
         """Post an event about the StorageFormat; one that is lost is not missed."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from format_operator.api.conditions import timestamp
-from format_operator.api.models import FormatStateStatus
+from format_operator.api.models import FormatStateStatus, Phase
 from format_operator.api.names import (
     API_VERSION,
     KIND_FORMATSTATE,
@@ -29,6 +29,9 @@ from format_operator.sidecar.observed import Asked
 
 _TOGETHER_SECONDS = 0.25
 _PROGRESS_SECONDS = 4.0
+#: A small database is converted before anybody could read that it is: one write less.
+_PASSING_SECONDS = 1.0
+_PASSING = frozenset({Phase.CONVERTING, Phase.RECOVERING})
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 #: Change without anything having happened, or too often; alone they are no news.
@@ -49,10 +52,13 @@ class Reporter:
         self._written: dict[str, Any] | None = None
         self._written_uid: object = None
         self._written_at = 0.0
+        self._phase_since = 0.0
         self._said = ""
 
     def say(self, status: FormatStateStatus) -> None:
         """Report this, soon. The last word counts."""
+        if self._status is None or self._status.phase is not status.phase:
+            self._phase_since = time.monotonic()
         self._status = status
         self._news.set()
 
@@ -91,6 +97,9 @@ class Reporter:
                 return None
             wait = self._written_at + _PROGRESS_SECONDS - time.monotonic()
             if changed <= _SLOW_NEWS and wait > 0:
+                return wait
+            wait = self._phase_since + _PASSING_SECONDS - time.monotonic()
+            if status.phase in _PASSING and wait > 0:
                 return wait
         else:
             await self._create(owner)

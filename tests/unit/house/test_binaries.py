@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controlplane import Binaries, BinariesUnavailable
-from controlplane.binaries import KUBERNETES_VERSION, find_go
+from controlplane.binaries import ETCD_VERSION, KUBERNETES_VERSION, find_go
 
 GO = """#!/bin/sh
 echo "$@" >> "{log}"
@@ -40,7 +40,7 @@ def test_built_once_into_the_cache(go_log: Path, tmp_path: Path) -> None:
     """The first who asks builds, in the cache folder of that version; later ones find it."""
     first = Binaries.locate().path("etcd")
     assert first == (
-        tmp_path / "cache/storageformat-operator/controlplane" / KUBERNETES_VERSION / "bin/etcd"
+        tmp_path / "cache/storageformat-operator/controlplane" / ETCD_VERSION / "bin/etcd"
     )
     assert first.read_text() == "built\n"
     assert Binaries.locate().path("etcd") == first
