@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.requirements import MARKER, require_now
 
+pytest_plugins = ["tests.support.controlplane"]
+
 pytest.register_assert_rewrite("tests.crash.aftermath", "tests.support.databases")
 
 # Timing is measured in bench/, never asserted; and a run that failed must fail again when it is repeated.

@@ -37,7 +37,8 @@ from format_store import (
 from format_store.errors import StoreError, UsageError
 
 _PROCESSES = (
-    "processes in a pod: storageformat sidecar, storageformat gate (each has its own --help)"
+    "in a cluster: storageformat sidecar, storageformat gate, storageformat controller; for your "
+    "manifests: storageformat render sidecar (each has its own --help)"
 )
 
 

@@ -1,9 +1,10 @@
-"""The manifests in ``deploy/``, made from the API package.
+"""The manifests in ``deploy/`` and the files that the Helm chart includes, made from the API package.
 
 ``python -m format_operator.manifests`` prints them, ``--write DIRECTORY`` writes them there, and
-``--check DIRECTORY`` says whether the files there are what would be written.
+``--check DIRECTORY`` says whether the files there are what would be written. Where the chart lies
+beside that directory, as in the repository, its files are written and checked as well.
 
-The CRDs follow from the models. Role and admission policy are texts, because the reason beside
+The CRDs follow from the models. Roles and admission policy are texts, because the reason beside
 each verb is worth as much as the verb; only the names in them are filled in.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -22,14 +24,10 @@ from format_operator.api.names import GROUP, PLURAL_FORMATSTATES, PLURAL_STORAGE
 
 _GENERATED = "# Made by `python -m format_operator.manifests --write deploy`; change it there.\n"
 
-_RBAC = """\
-# What a sidecar may do, whatever ServiceAccount its pod runs as. Bound to all of them at once: no
-# role has to be made when a pod is, and there is no moment in which one is missing. Which of the
-# FormatStates a sidecar may write is the admission policy's part: RBAC cannot tell pods apart.
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata:
-  name: storageformat-sidecar
+#: What the chart's templates include, below the repository's root.
+CHART_FILES = Path("charts/storageformat-operator/files")
+
+_SIDECAR_RULES = """\
 rules:
 - apiGroups: [$group]
   resources: [$storageformats]
@@ -50,6 +48,81 @@ rules:
   - patch  # its own report; `update` would need the latest version and is not used
 # Not given, on purpose: update and patch on formatstates (its spec is the controller's), delete (it
 # outlives the pod), anything on storageformats/status (the controller's), Secrets, Events.
+"""
+
+_CONTROLLER_RULES = """\
+rules:
+- apiGroups: [$group]
+  resources: [$storageformats]
+  verbs:
+  - get    # the latest version of one that a request found changed
+  - list   # what people ask for, at the start
+  - watch  # and whenever they ask for something else
+- apiGroups: [$group]
+  resources: [$storageformats/status]
+  verbs:
+  - patch  # conditions and counts; the spec is people's, and is never written
+- apiGroups: [$group]
+  resources: [$formatstates]
+  verbs:
+  - get    # the latest version of one that a request found changed
+  - list   # what the sidecars report
+  - watch  # and when they report something else
+  - patch  # the permit, and the claim that the report is about: its spec
+  - delete # of a claim that is gone: nobody else would
+  - manage # no request: what the admission policy tells the controller by from a pod
+- apiGroups: [""]
+  resources: [pods]
+  verbs:
+  - get    # the latest version of one that a request found changed
+  - list   # which pods carry a sidecar, which are ready, which wait in their gate
+  - watch  # a rollout goes on when a pod is ready again
+- apiGroups: [""]
+  resources: [pods/eviction]
+  verbs:
+  - create # the restart in which a pod converts; PodDisruptionBudgets are heard, `delete` is not used
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs:
+  - get    # the latest version of one that a request found changed
+  - list   # a database is counted by its claim, scaled down or not
+  - watch  # a claim that goes takes its FormatState with it
+- apiGroups: [apps]
+  resources: [statefulsets, deployments, replicasets, daemonsets]
+  verbs:
+  - get    # the latest version of one that a request found changed
+  - list   # who owns the pods, and is a rollout of theirs under way?
+  - watch  # evictions wait until it is over
+- apiGroups: [""]
+  resources: [events]
+  verbs:
+  - create # what `kubectl describe` tells about a rollout
+# Not given, on purpose: delete on pods (an eviction can be refused by a budget), anything that
+# changes a workload, a claim or a StorageFormat's spec, Secrets, ConfigMaps, exec.
+"""
+
+_LEASE_RULES = """\
+rules:
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs:
+  - get    # who is the active one?
+  - create # the first one ever; a name cannot be named here, the object is not there yet
+  - update # to renew it, or to take over when it ran out
+"""
+
+_RBAC = (
+    """\
+# What a sidecar may do, whatever ServiceAccount its pod runs as. Bound to all of them at once: no
+# role has to be made when a pod is, and there is no moment in which one is missing. Which of the
+# FormatStates a sidecar may write is the admission policy's part: RBAC cannot tell pods apart.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: storageformat-sidecar
+"""
+    + _SIDECAR_RULES
+    + """\
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -64,14 +137,72 @@ subjects:
   kind: Group
   name: system:serviceaccounts
 """
+)
 
-_POLICY = """\
-# A pod writes its own FormatState and no other: the token that a pod gets says which pod it is for,
-# and that name must be the one behind the first dot of the FormatState's name.
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicy
+_CONTROLLER_RBAC = (
+    """\
+# What the controller may do. The Helm chart makes the same for its own ServiceAccount.
+apiVersion: v1
+kind: Namespace
 metadata:
-  name: formatstate-of-own-pod
+  name: storageformat-system
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: storageformat-controller
+  namespace: storageformat-system
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: storageformat-controller
+"""
+    + _CONTROLLER_RULES
+    + """\
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: storageformat-controller
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: storageformat-controller
+subjects:
+- kind: ServiceAccount
+  name: storageformat-controller
+  namespace: storageformat-system
+---
+# In its own namespace: which instance is the active one.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: storageformat-controller
+  namespace: storageformat-system
+"""
+    + _LEASE_RULES
+    + """\
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: storageformat-controller
+  namespace: storageformat-system
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: storageformat-controller
+subjects:
+- kind: ServiceAccount
+  name: storageformat-controller
+  namespace: storageformat-system
+"""
+)
+
+_POLICY_SPEC = """\
 spec:
   failurePolicy: Fail
   matchConstraints:
@@ -123,6 +254,19 @@ spec:
       (has(request.subResource) && request.subResource == 'status') || !has(object.spec)
     reason: Forbidden
     message: the spec of a FormatState is written by the controller alone; leave it out
+"""
+
+_POLICY = (
+    """\
+# A pod writes its own FormatState and no other: the token that a pod gets says which pod it is for,
+# and that name must be the one behind the first dot of the FormatState's name.
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: formatstate-of-own-pod
+"""
+    + _POLICY_SPEC
+    + """\
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
@@ -132,21 +276,33 @@ spec:
   policyName: formatstate-of-own-pod
   validationActions: [Deny]
 """
+)
 
 
-def manifests() -> dict[str, str]:
-    """The manifests by their path below ``deploy/``."""
+def _crds() -> dict[str, str]:
+    return {
+        "crds/storageformats.yaml": _yaml(storageformat_crd()),
+        "crds/formatstates.yaml": _yaml(formatstate_crd()),
+    }
+
+
+def _filled(texts: Mapping[str, str]) -> dict[str, str]:
     names = {
         "group": GROUP,
         "storageformats": PLURAL_STORAGEFORMATS,
         "formatstates": PLURAL_FORMATSTATES,
     }
-    files = {
-        "crds/storageformats.yaml": _yaml(storageformat_crd()),
-        "crds/formatstates.yaml": _yaml(formatstate_crd()),
-        "rbac.yaml": Template(_RBAC).substitute(names),
-        "admission-policy.yaml": Template(_POLICY).substitute(names),
+    return {path: Template(text).substitute(names) for path, text in texts.items()}
+
+
+def manifests() -> dict[str, str]:
+    """The manifests by their path below ``deploy/``."""
+    texts = {
+        "rbac.yaml": _RBAC,
+        "controller-rbac.yaml": _CONTROLLER_RBAC,
+        "admission-policy.yaml": _POLICY,
     }
+    files = _crds() | _filled(texts)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -154,6 +310,26 @@ def manifests() -> dict[str, str]:
     }
     files["kustomization.yaml"] = _yaml(kustomization)
     return {path: _GENERATED + text for path, text in files.items()}
+
+
+def chart_files() -> dict[str, str]:
+    """What the chart's templates include, by its path below ``CHART_FILES``: without names of objects."""
+    texts = {
+        "sidecar-rules.yaml": _SIDECAR_RULES,
+        "controller-rules.yaml": _CONTROLLER_RULES,
+        "lease-rules.yaml": _LEASE_RULES,
+        "admission-policy-spec.yaml": _POLICY_SPEC,
+    }
+    return {path: _GENERATED + text for path, text in (_crds() | _filled(texts)).items()}
+
+
+def _files(directory: Path) -> dict[Path, str]:
+    """Everything that belongs at ``directory`` and, in the repository, beside it."""
+    files = {directory / name: text for name, text in manifests().items()}
+    chart = directory.parent / CHART_FILES
+    if chart.parent.is_dir():
+        files |= {chart / name: text for name, text in chart_files().items()}
+    return files
 
 
 class _Dumper(yaml.SafeDumper):
@@ -172,23 +348,20 @@ def _yaml(document: dict[str, Any]) -> str:
 
 
 def write(directory: Path) -> list[Path]:
-    """Write the manifests below ``directory``; returns the files that changed."""
-    changed = []
-    for name, text in manifests().items():
-        path = directory / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            changed.append(path)
+    """Write what belongs at ``directory``; returns the files that changed."""
+    changed = stale(directory)
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_files(directory)[path], encoding="utf-8")
     return changed
 
 
-def stale(directory: Path) -> list[str]:
-    """The manifests below ``directory`` that are missing or not what would be written."""
+def stale(directory: Path) -> list[Path]:
+    """The files that are missing or not what would be written."""
     return [
-        name
-        for name, text in manifests().items()
-        if not (directory / name).exists() or (directory / name).read_text(encoding="utf-8") != text
+        path
+        for path, text in _files(directory).items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
 
 
@@ -206,8 +379,8 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(f"wrote {path}\n")
     elif options.check:
         found = stale(options.check)
-        for name in found:
-            sys.stderr.write(f"{options.check / name} is stale: run with --write\n")
+        for path in found:
+            sys.stderr.write(f"{path} is stale: run with --write\n")
         return 1 if found else 0
     else:
         sys.stdout.write("---\n".join(manifests().values()))

@@ -1,0 +1,119 @@
+"""Helm, and an API server that judges what it renders."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controlplane import Binaries, ControlPlane
+from tests.chart.helm import Helm
+from tests.support.controlplane import started, stopped
+
+#: As much of the Prometheus Operator as the chart uses; strict validation finds anything else.
+PODMONITOR_CRD: Mapping[str, Any] = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {"kind": "PodMonitor", "plural": "podmonitors"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {}},
+            }
+        ],
+    },
+}
+
+
+def _text() -> dict[str, Any]:
+    return {"type": "string"}
+
+
+def _podmonitor_schema() -> dict[str, Any]:
+    duration = {
+        "type": "string",
+        "pattern": "^(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)$",
+    }
+    texts = {"type": "array", "items": _text()}
+    labels = {"type": "object", "additionalProperties": _text()}
+    relabeling = {"sourceLabels": texts, "separator": _text(), "targetLabel": _text()}
+    endpoint = {
+        "port": _text(),
+        "path": _text(),
+        "interval": duration,
+        "scrapeTimeout": duration,
+        "relabelings": {"type": "array", "items": {"type": "object", "properties": relabeling}},
+    }
+    spec = {
+        "namespaceSelector": {
+            "type": "object",
+            "properties": {"any": {"type": "boolean"}, "matchNames": texts},
+        },
+        "selector": {"type": "object", "properties": {"matchLabels": labels}},
+        "podMetricsEndpoints": {
+            "type": "array",
+            "items": {"type": "object", "properties": endpoint},
+        },
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "spec": {"type": "object", "required": ["selector"], "properties": spec},
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def helm(build: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm with folders of its own: nobody's repositories and plugins."""
+    build("helm")
+    return Helm(Binaries.locate().path("helm"), tmp_path_factory.mktemp("helm"))
+
+
+@pytest.fixture(scope="module")
+def plane(
+    binaries: Binaries,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ControlPlane]:
+    """A control plane that has the Prometheus Operator's CRD and nothing of ours."""
+    plane = started(tmp_path_factory.mktemp("chart") / "controlplane", binaries)
+    try:
+        crd = yaml.safe_load(yaml.safe_dump(PODMONITOR_CRD))
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = _podmonitor_schema()
+        plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(crd))
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        yield plane
+    finally:
+        stopped(plane, request)
+
+
+@pytest.fixture
+def kubeconfig(plane: ControlPlane) -> Path:
+    """The administrator's."""
+    path = plane.directory / "helm.kubeconfig"
+    return path if path.exists() else plane.write_kubeconfig(path)
+
+
+@pytest.fixture
+def dry_run(plane: ControlPlane) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Have the API server judge manifests, unknown fields included, without keeping them."""
+
+    def judge(manifests: str) -> subprocess.CompletedProcess[str]:
+        return plane.kubectl(
+            *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"),
+            stdin=manifests,
+            check=False,
+        )
+
+    return judge
