@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from format_operator.api.models import Gate, Phase, Strategy
 from format_operator.api.names import formatstate_name
-from format_operator.controller.decide import Decision, Eviction, decide
+from format_operator.controller.decide import Decision, decide
 from format_operator.controller.facts import Pod, Snapshot, State
+from format_operator.controller.plan import Eviction
 
 
 class Seen:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from format_operator.api.models import Gate, Permit, Phase
-from format_operator.controller.decide import Decision, RolloutPhase, decide
+from format_operator.controller.decide import Decision, decide
 from format_operator.controller.facts import Kind, Owner, Served, Snapshot
+from format_operator.controller.plan import RolloutPhase
 from format_operator.controller.standing import Standing
 from tests.controller.laws import applied
 from tests.controller.scenes import (

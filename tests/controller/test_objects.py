@@ -17,8 +17,9 @@ from format_operator.api.models import (
 from format_operator.api.names import READS_ANNOTATION
 from format_operator.controller import objects
 from format_operator.controller.cache import Cache, matches
-from format_operator.controller.decide import RolloutPhase, decide
+from format_operator.controller.decide import decide
 from format_operator.controller.facts import Kind, Owner, Served
+from format_operator.controller.plan import RolloutPhase
 from tests.support.objects import complete, storageformat
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -14,8 +14,8 @@ import yaml
 from format_operator.api.models import Phase as StatePhase
 from format_operator.api.models import StorageFormat
 from format_operator.controller import report
-from format_operator.controller.decide import RolloutPhase
 from format_operator.controller.metrics import ControllerMetrics
+from format_operator.controller.plan import RolloutPhase
 from format_operator.controller.standing import Standing
 from format_operator.gate_protocol import DEFAULT_SOCKET
 from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics

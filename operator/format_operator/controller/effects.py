@@ -20,10 +20,12 @@ from format_operator.api.names import (
 )
 from format_operator.controller.cache import Cache
 from format_operator.controller.cluster import ClusterApi, Conflict, Gone, RequestFailed, Waits
-from format_operator.controller.decide import Decision, Eviction, SpecChange
+from format_operator.controller.decide import Decision
 from format_operator.controller.events import Event
 from format_operator.controller.facts import State
+from format_operator.controller.formatstates import SpecChange
 from format_operator.controller.metrics import ControllerMetrics
+from format_operator.controller.plan import Eviction
 from format_operator.runtime.log import Log
 
 _COMPONENT = "storageformat-controller"

@@ -16,7 +16,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from format_operator.controller.decide import RolloutPhase
+from format_operator.controller.plan import RolloutPhase
 from format_operator.controller.standing import Standing
 
 _LABELS: Final = ("storageformat_namespace", "storageformat")

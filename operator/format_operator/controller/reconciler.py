@@ -18,9 +18,10 @@ from format_operator.api.schema import InvalidObject
 from format_operator.controller import events, report
 from format_operator.controller.cache import Cache, Key, Watched
 from format_operator.controller.cluster import RequestFailed
-from format_operator.controller.decide import RolloutPhase, decide
+from format_operator.controller.decide import decide
 from format_operator.controller.effects import Effects
 from format_operator.controller.metrics import ControllerMetrics
+from format_operator.controller.plan import RolloutPhase
 from format_operator.runtime.log import Log
 
 #: Changes come in crowds: a pod that starts changes ten times within a second.

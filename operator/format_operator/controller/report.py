@@ -33,8 +33,9 @@ from format_operator.api.models import (
     StorageFormatStatus,
 )
 from format_operator.api.statuses import MAX_MESSAGE
-from format_operator.controller.decide import Decision, RolloutPhase
+from format_operator.controller.decide import Decision
 from format_operator.controller.facts import Snapshot, State
+from format_operator.controller.plan import RolloutPhase
 from format_operator.controller.standing import Placed, Standing
 
 _STANDS_STILL: Final = frozenset(
