@@ -22,6 +22,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The cluster's tests last: it runs from the first of them to the end, and others want the processors."""
+    items.sort(key=lambda item: "cluster" in item.path.parent.parts)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers(MARKER):
         require_now(*marker.args, **marker.kwargs)
