@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The cluster's tests last: it runs from the first of them to the end, and others want the processors."""
-    items.sort(key=lambda item: "cluster" in item.path.parent.parts)
+    items.sort(key=lambda item: "/tests/cluster/" in item.path.as_posix())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -45,7 +45,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 # http.server's names
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 # its name there
                 """Nobody reads it."""
