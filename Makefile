@@ -9,10 +9,10 @@ export PYTHONPATH := $(CURDIR)/devtools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint bench bench-cluster cluster cluster-down
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: ## a real database converted, a sidecar killed meanwhile (API=real: on a real API server)
 	$(RUN) --group demo $(if $(filter real,$(API)),--group controlplane) \
@@ -27,6 +27,16 @@ lint: ## style, types, import contracts, generated manifests
 	$(RUN) --group dev mypy
 	$(RUN) --group dev lint-imports --no-logo
 	$(RUN) --group dev python -m format_operator.manifests --check deploy
+	$(RUN) --group dev python -m chartdocs --check charts/storageformat-operator
 
 bench: ## measures speed and memory, prints a table
 	$(RUN) --group bench --group demo python bench/run.py $(ARGS)
+
+bench-cluster: ## a rollout of three pods with 100 MB each on a real cluster; as root
+	$(RUN) --group test python bench/rollout.py $(ARGS)
+
+cluster: ## a real one-node Kubernetes on this machine, with the image of this checkout; as root
+	$(RUN) --group controlplane python -m cluster up
+
+cluster-down: ## ends it and removes its traces
+	$(RUN) --group controlplane python -m cluster down

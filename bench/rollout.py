@@ -78,7 +78,7 @@ def _requests(entries: list[dict[str, Any]], replicas: int) -> dict[str, float]:
         user, verb = entry["user"]["username"], entry["verb"]
         resource = (entry.get("objectRef") or {}).get("resource", "discovery")
         if user.startswith(f"system:serviceaccount:{SYSTEM}:"):
-            if resource in {"leases"} or verb in {"list", "watch"}:
+            if resource == "leases" or verb in {"list", "watch"}:
                 continue  # its own life, not the rollout's
             who = "controller"
         elif user.startswith(f"system:serviceaccount:{_NAMESPACE}:"):
@@ -100,10 +100,12 @@ def _memory(cluster: Cluster, operator: Operator) -> float:
 
 
 def table(figures: dict[str, Any]) -> str:
-    rows = [
-        f"{figures['replicas']} pods, {figures['records']:,} records each; cluster up in {figures['cluster_up_seconds']:.0f} s; "
+    first = (
+        f"{figures['replicas']} pods, {figures['records']:,} records each; "
+        f"cluster up in {figures['cluster_up_seconds']:.0f} s; "
         f"controller {figures['controller_rss_bytes'] / 2**20:.0f} MiB"
-    ]
+    )
+    rows = [first]
     for name in ("there", "back"):
         one = figures[name]
         bare = sum(one["conversions_seconds"])
