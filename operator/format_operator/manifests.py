@@ -55,7 +55,6 @@ rules:
 - apiGroups: [$group]
   resources: [$storageformats]
   verbs:
-  - get    # the latest version of one that a request found changed
   - list   # what people ask for, at the start
   - watch  # and whenever they ask for something else
 - apiGroups: [$group]
@@ -65,7 +64,6 @@ rules:
 - apiGroups: [$group]
   resources: [$formatstates]
   verbs:
-  - get    # the latest version of one that a request found changed
   - list   # what the sidecars report
   - watch  # and when they report something else
   - patch  # the permit, and the claim that the report is about: its spec
@@ -74,7 +72,7 @@ rules:
 - apiGroups: [""]
   resources: [pods]
   verbs:
-  - get    # the latest version of one that a request found changed
+  - get    # before a FormatState is deleted: is its pod really not there?
   - list   # which pods carry a sidecar, which are ready, which wait in their gate
   - watch  # a rollout goes on when a pod is ready again
 - apiGroups: [""]
@@ -84,13 +82,11 @@ rules:
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs:
-  - get    # the latest version of one that a request found changed
   - list   # a database is counted by its claim, scaled down or not
   - watch  # a claim that goes takes its FormatState with it
 - apiGroups: [apps]
   resources: [statefulsets, deployments, replicasets, daemonsets]
   verbs:
-  - get    # the latest version of one that a request found changed
   - list   # who owns the pods, and is a rollout of theirs under way?
   - watch  # evictions wait until it is over
 - apiGroups: [""]
