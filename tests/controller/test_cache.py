@@ -10,7 +10,7 @@ from format_operator.api.models import LabelSelector, StorageFormat
 from format_operator.controller import cache as cache_module
 from format_operator.controller import objects
 from format_operator.controller.cache import Cache, matches
-from tests.controller.scenes import NOW
+from tests.controller.scenes import NOW, running
 from tests.support.objects import storageformat
 
 
@@ -51,6 +51,16 @@ def test_only_what_matters_wakes_anybody(cache: Cache, told: list[tuple[str, str
     assert told == []
     cache.put("formatstates", body("orders.a", 3, reason="Other"))
     assert told == [("shop", "orders")]
+
+
+def test_what_became_of_an_eviction_is_news(cache: Cache, told: list[tuple[str, str]]) -> None:
+    """The watch says nothing of an eviction that was refused, and lags behind one that was not."""
+    cache.put("storageformats", {**storageformat(metadata__namespace="shop", metadata__uid="u")})
+    told.clear()
+    cache.refused(running(0), NOW, "a budget")
+    assert told == [("shop", "orders")]
+    cache.evicted(running(0), NOW)
+    assert told == [("shop", "orders")] * 2
 
 
 def test_a_list_shows_what_is_gone(cache: Cache) -> None:

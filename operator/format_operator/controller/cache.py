@@ -146,10 +146,12 @@ class Cache:
         """That pod was evicted just now; the watch may not know yet."""
         self._evicted[pod.uid] = now
         self._refused.pop(pod.uid, None)
+        self._changed(self._concerned("pods", pod.namespace, pod.name, pod))
 
     def refused(self, pod: Pod, until: datetime, why: str) -> None:
         """The eviction of that pod may be tried again from then on."""
         self._refused[pod.uid] = (until, why)
+        self._changed(self._concerned("pods", pod.namespace, pod.name, pod))
 
     def _concerned(self, kind: str, namespace: str, name: str, fact: Any) -> Iterator[Key]:
         if kind == "storageformats":

@@ -1,0 +1,92 @@
+"""One pass over one StorageFormat: what is decided is done, and what is said is what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from format_operator.controller.cache import Key, Watched
+from format_operator.controller.cluster import Waits
+from format_operator.controller.effects import Effects
+from format_operator.controller.facts import Pod, Snapshot
+from format_operator.controller.metrics import ControllerMetrics
+from format_operator.controller.reconciler import Reconciler
+from format_operator.runtime.log import Log
+from tests.controller.scenes import NOW, Scene, armed, old, running, spec
+from tests.support.objects import storageformat
+
+KEY: Key = ("shop", "orders")
+
+
+class Facts:
+    """As much of a cache as one pass needs."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        body = storageformat("orders")
+        body["metadata"] |= {"namespace": "shop", "uid": "sf-uid", "resourceVersion": "7"}
+        self.body = body
+
+    def storageformat(self, key: Key) -> Watched:
+        assert key == KEY
+        return Watched(self.body, spec())
+
+    def snapshot(self, *_: Any) -> Snapshot:
+        return self._scene.snapshot()
+
+    def refused(self, pod: Pod, until: datetime, why: str) -> None:
+        self._scene.refused[pod.uid] = (until, why)
+
+    def put(self, kind: str, body: dict[str, Any]) -> None:
+        assert kind == "storageformats"
+        self.body = {**self.body, "status": body["status"]}
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Budgeted:
+    """An API server with a PodDisruptionBudget that forbids every eviction."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.reported: list[dict[str, Any]] = []
+
+    async def evict(self, name: str, *_: Any) -> None:
+        self.asked.append(name)
+        raise Waits("evict", "the budget says no", 10.0)
+
+    async def patch_storageformat_status(self, *words: Any) -> dict[str, Any]:
+        self.reported.append(words[-1])
+        return {"status": words[-1]}
+
+    def __getattr__(self, name: str) -> Any:
+        async def done(*_: Any) -> dict[str, Any]:
+            return {"spec": {}}
+
+        return done
+
+
+def test_a_budgets_no_is_said_at_once_and_asked_again_when_it_said_to() -> None:
+    """A refusal makes no event that would wake anybody: the pass itself has to see what follows from it."""
+    pods = [running(one) for one in range(3)]
+    scene = Scene(pods, states=[old(pods[0]), old(pods[1]), armed(pods[2])])
+    facts, api = Facts(scene), Budgeted()
+    metrics = ControllerMetrics(version="1")
+    effects = Effects(api, facts, metrics, Log(), lambda: NOW)  # type: ignore[arg-type] # as much as is needed
+    reconciler = Reconciler(
+        facts,  # type: ignore[arg-type] # as above
+        effects,
+        metrics,
+        Log(),
+        now=lambda: NOW,
+        may_act=lambda: True,
+        permit_seconds=3600.0,
+        resync=300.0,
+    )
+    again = asyncio.run(reconciler._pass(KEY))
+    assert api.asked == ["orders-2"]
+    assert [one["rollout"]["phase"] for one in api.reported] == ["WaitingForDisruptionBudget"]
+    assert "the budget says no" in api.reported[0]["rollout"]["message"]
+    assert again == 10.0
