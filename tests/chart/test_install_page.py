@@ -15,7 +15,7 @@ from tests.chart.helm import NAMESPACE, ROOT, Helm
 PAGE = (ROOT / "docs" / "install.md").read_text()
 
 
-HELMS_OWN = {"--set", "--reuse-values", "--reset-then-reuse-values"}
+HELMS_OWN = {"--set", "--reuse-values", "--reset-then-reuse-values", "--take-ownership"}
 
 
 def commands() -> list[list[str]]:

@@ -321,6 +321,11 @@ def app_script() -> Object:
     return {"metadata": {"name": "orders-app"}, "data": {"app.py": script}}
 
 
+def in_parallel(body: Object) -> None:
+    """A change of the StatefulSet: its pods do not wait for each other, neither at the start nor later."""
+    body["spec"]["podManagementPolicy"] = "Parallel"
+
+
 def is_ready(pod: Object) -> bool:
     """Whether it is Ready, and is to stay."""
     if pod["metadata"].get("deletionTimestamp"):

@@ -127,6 +127,7 @@ def reading(*names: str) -> dict[str, Any]:
 
 
 STORED_GOOD = Stored(ROLLING, GOOD)
+FULL = ("OutOfSpace", "no space")
 
 GATE_CASES = [
     # no StorageFormat that applies
@@ -442,8 +443,16 @@ GATE_CASES = [
         "starts on v1",
     ),
     Case(
-        "in the target, whatever is read",
+        "in the target, unreadable",
         at_gate(files=(DONE,), **reading("v1")),
+        "closed",
+        Phase.REFUSED,
+        "SkewBlocked",
+        "gate stays closed",
+    ),
+    Case(
+        "in the target, readable",
+        at_gate(files=(DONE,), **reading("v1", "v2")),
         "open",
         Phase.CONVERTED,
         "InTargetFormat",
@@ -494,6 +503,18 @@ GATE_CASES = [
         Phase.REFUSED,
         "Why",
         "gate stays closed",
+        wakes=5.0,
+    ),
+    Case(
+        "refused, StartApp, unreadable, due",
+        at_gate(
+            storageformat=found(START_APP),
+            files=(failed(FailureKind.REFUSED, retry_in=0.0),),
+            **reading("v2"),
+        ),
+        "convert",
+        Phase.CONVERTING,
+        "Converting",
     ),
     Case(
         "in use once, StartApp",
@@ -590,6 +611,30 @@ RUNNING_CASES = [
         "AppRunning",
     ),
     Case(
+        "permit that the volume does not take",
+        replace(RUNNING, permit=permitted(GOOD), unstored=FULL),
+        "",
+        Phase.FAILED,
+        "OutOfSpace",
+        "the permit to convert cannot be stored on the volume: no space",
+        wakes=5.0,
+        extra={"restart_required": True},
+    ),
+    Case(
+        "expired permit that the volume does not take",
+        replace(RUNNING, permit=permitted(EXPIRED), unstored=FULL),
+        "",
+        Phase.RESTART_REQUIRED,
+        "AppRunning",
+    ),
+    Case(
+        "full volume, no permit needed",
+        replace(RUNNING, storageformat=found(ON_RESTART), permit=permitted(GOOD), unstored=FULL),
+        "",
+        Phase.RESTART_REQUIRED,
+        "AppRunning",
+    ),
+    Case(
         "stored permit, withdrawn",
         replace(RUNNING, stored=STORED_GOOD),
         "",
@@ -666,7 +711,7 @@ def test_while_the_app_may_run(case: Case) -> None:
     wants_restart = case.phase in {Phase.ARMED, Phase.RESTART_REQUIRED} or case.id.startswith(
         "started"
     )
-    assert action.restart_required is wants_restart
+    assert action.restart_required is case.extra.get("restart_required", wants_restart)
 
 
 def test_files_of_a_glob_go_one_by_one() -> None:

@@ -76,6 +76,28 @@ def test_armed_while_the_app_runs_then_converted_without_the_api(api: FakeApi, p
     assert_converted(pod.database)
 
 
+def test_a_permit_that_the_volume_does_not_take(api: FakeApi, pod: Pod) -> None:
+    """Such as on a full one: it is no silent wait but a failure that says why, and passes with its cause."""
+    body = rolling(pod)
+    pod.options["--permit-wait"] = "0"
+    api.apply(body)
+    pod.worker()
+    assert pod.gate().ends() == 0
+    phase(api, "RestartRequired")
+    eventually(lambda: api.watching("formatstates"))
+    desired = pod.database.with_name(f".{pod.database.name}.storageformat") / "desired.json"
+    desired.unlink()
+    desired.mkdir()  # as good as no space, also for root
+    api.permit(STATE, hash_of(body), in_minutes(10))
+    status = phase(api, "Failed")
+    assert status["reason"] == "StorageError"
+    assert "the permit to convert cannot be stored" in status["message"]
+    assert status["restartRequired"] is True
+    assert_untouched(pod.database)
+    desired.rmdir()
+    assert phase(api, "Armed")["armedFor"] == hash_of(body)
+
+
 def test_a_withdrawn_permit_is_not_used_when_the_api_answers(api: FakeApi, pod: Pod) -> None:
     """The API's word wins over the one on the volume."""
     body = rolling(pod)

@@ -13,6 +13,8 @@ from format_operator.sidecar.wish import Wish
 
 #: With ``onFailure: StartApp``: how often something that may pass by itself is tried before the app starts.
 TRIES_BEFORE_START = 3
+#: How often a permit that the volume did not take is written again.
+STORE_AGAIN_SECONDS = 5.0
 #: Why a gate may have been opened on the old format; worth repeating while the app runs on it.
 _STARTED_ON_THE_OLD = frozenset(
     {"NoPermit", "PermitExpired", "PermitForAnotherTarget", "APIUnreachable", "APIForbidden"}
@@ -95,25 +97,24 @@ def at_gate(observed: Observed, wish: Wish, file: File) -> Judged:
     """The app does not run: what may be converted is, and the rest opens the gate or holds it."""
     judged = held(file) or _settled(wish, file)
     if judged is not None:
+        if judged.phase is Phase.CONVERTED and not _is_readable(observed, wish, file):
+            # Such as after `kubectl rollout undo`: this app must not meet bytes that it cannot read.
+            return _unconverted(observed, wish, file, Phase.REFUSED, "SkewBlocked", judged.message)
         return judged
     ruled_out = _ruled_out(observed, wish)
     if ruled_out is not None:
         return _unconverted(observed, wish, file, *ruled_out)
     failure = file.failure
     if failure is not None:
+        phase, message = _phase_of(failure), failure.message
         if wish.on_failure is OnFailure.START_APP and _given_up(failure):
-            return _unconverted(
-                observed, wish, file, _phase_of(failure), failure.reason, failure.message
-            )
+            judged = _unconverted(observed, wish, file, phase, failure.reason, message)
+            if judged.step is Step.NOTHING:
+                return judged
+            # The app cannot start without the conversion: it is tried again as under Block.
+            message = judged.message
         if failure.retry_in > 0:
-            return Judged(
-                file.path,
-                Step.HOLD,
-                _phase_of(failure),
-                failure.reason,
-                failure.message,
-                failure.retry_in,
-            )
+            return Judged(file.path, Step.HOLD, phase, failure.reason, message, failure.retry_in)
     allowed = permits.missing(observed, wish, file)
     if allowed is None:
         message = f"converting to {wish.target_name}"
@@ -157,6 +158,16 @@ def while_running(observed: Observed, wish: Wish, file: File) -> Judged:
             "Permitted",
             f"converts to {wish.target_name} at the next start",
             (permit.expires - observed.now).total_seconds(),
+            restart_required=True,
+        )
+    unstorable = permits.unstorable(observed, wish)
+    if unstorable is not None:
+        return Judged(
+            file.path,
+            Step.NOTHING,
+            Phase.FAILED,
+            *unstorable,
+            STORE_AGAIN_SECONDS,
             restart_required=True,
         )
     if observed.opened_because is not None and observed.opened_because[0] in _STARTED_ON_THE_OLD:

@@ -12,10 +12,14 @@ from format_store.errors import StoreError
 
 
 class Memory:
-    """``stored`` is what the volume is known to hold; None: nothing, or not read yet."""
+    """``stored`` is what the volume is known to hold; None: nothing, or not read yet.
+
+    ``problem`` is why the newest word could not be stored: reason and message.
+    """
 
     def __init__(self, argument: DatabaseArgument, store: Store, log: Log) -> None:
         self.stored: Stored | None = None
+        self.problem: tuple[str, str] | None = None
         self._argument = argument
         self._store = store
         self._log = log
@@ -40,14 +44,18 @@ class Memory:
         """Store it where it differs."""
         document = _document(new)
         if document == _document(self.stored):
+            self.problem = None
             return
         try:
             await asyncio.to_thread(self._store.save_desired, self._argument, document)
         except StoreError as error:
             # Not stored is not armed: a restart would not find the permit.
-            self._log.warning("cannot store the API's word", error=error)
+            problem = (error.reason, f"{error}. {error.hint}".rstrip(". ") + ".")
+            if problem != self.problem:
+                self._log.warning("cannot store the API's word", error=error)
+            self.problem = problem
             return
-        self.stored = new
+        self.stored, self.problem = new, None
 
 
 def _document(stored: Stored | None) -> dict[str, object]:

@@ -120,3 +120,4 @@ class Observed:
     rival: Rival = Rival.NONE
     rival_name: str = ""
     opened_because: tuple[str, str] | None = None  # reason and message of when the gate was opened
+    unstored: tuple[str, str] | None = None  # why the API's word could not be put on the volume

@@ -45,6 +45,17 @@ def _why_not(wish: Wish, permit: Permit | None) -> tuple[str, str]:
     )
 
 
+def unstorable(observed: Observed, wish: Wish) -> tuple[str, str] | None:
+    """Why a permit that the API holds is not in force: the volume does not take it. Reason and message."""
+    permit = observed.permit.value
+    if observed.unstored is None or not wish.needs_permit or permit is None:
+        return None
+    if not permit.allows(wish.target_hash, observed.now):
+        return None
+    reason, why = observed.unstored
+    return reason, f"the permit to convert cannot be stored on the volume: {why}"
+
+
 def in_force(observed: Observed, wish: Wish) -> Permit | None:
     """The permit that a restart would find on the volume."""
     stored = observed.stored

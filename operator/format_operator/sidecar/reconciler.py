@@ -223,6 +223,7 @@ class Reconciler:
             rival=rival,
             rival_name=rival_name,
             opened_because=self._opened_because,
+            unstored=self._memory.problem,
         )
 
     def _wish(self) -> Wish | None:
