@@ -64,6 +64,7 @@ rules:
 - apiGroups: [$group]
   resources: [$formatstates]
   verbs:
+  - get    # before an eviction: does its pod still say that it is armed? A watch may lag
   - list   # what the sidecars report
   - watch  # and when they report something else
   - patch  # the permit, and the claim that the report is about: its spec

@@ -49,6 +49,8 @@ class Controller:
         self._sweeps: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._sweep_wanted = asyncio.Event()
         self._synced: set[str] = set()
+        # Kinds to be listed again before anything is done: what was known of them may be long past.
+        self._afresh: set[str] = set()
         self._tasks: list[asyncio.Task[Any]] = []
         self._problems: dict[str, str] = {}
         self.cache = Cache(self._changed)
@@ -178,9 +180,10 @@ class Controller:
             self._sweeps[kind] = time.monotonic() + _SWEEP_RETRY_SECONDS
             return
         self._tell(kind, "")
-        if kind not in self._synced:
+        if kind not in self._synced or kind in self._afresh:
             self._synced.add(kind)
-            if len(self._synced) == len(KINDS):
+            self._afresh.discard(kind)
+            if self._knows_all():
                 self._log.info("synced", **self.cache.sizes())
                 self.reconciler.mark_all()
         for name, size in self.cache.sizes().items():
@@ -194,18 +197,20 @@ class Controller:
     # --- acting -------------------------------------------------------------------------------------------
 
     def _may_act(self) -> bool:
-        if len(self._synced) < len(KINDS) or self._stop.is_set():
+        if not self._knows_all() or self._stop.is_set():
             return False
         return self._lease is None or self._lease.is_held
 
     def _leading(self, held: bool) -> None:  # a callback's only argument
         self.metrics.leading.set(held)
         if held:
-            # Whatever another did or saw before: look at everything afresh.
-            for kind in KINDS:
-                self._sweeps.setdefault(kind, time.monotonic())
+            # Whatever another did, or happened in an outage: not a step before everything was looked at afresh.
+            self._afresh = set(KINDS)
+            self._sweeps = dict.fromkeys(KINDS, time.monotonic())
             self._sweep_wanted.set()
-            self.reconciler.mark_all()
+
+    def _knows_all(self) -> bool:
+        return len(self._synced) == len(KINDS) and not self._afresh
 
     async def _until_stopped(self) -> int:
         stopped = asyncio.create_task(self._stop.wait())

@@ -142,6 +142,10 @@ class Cache:
             for kind, namespaces in self._facts.items()
         }
 
+    def version(self, kind: str, namespace: str, name: str) -> int:
+        """The resource version that is known of an object (0: it is not known)."""
+        return self._versions.get((kind, namespace, name), 0)
+
     def evicted(self, pod: Pod, now: datetime) -> None:
         """That pod was evicted just now; the watch may not know yet."""
         self._evicted[pod.uid] = now

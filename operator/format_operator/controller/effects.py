@@ -17,12 +17,13 @@ from format_operator.api.names import (
     KIND_STORAGEFORMAT,
     PLURAL_FORMATSTATES,
     PLURAL_STORAGEFORMATS,
+    formatstate_name,
 )
-from format_operator.controller.cache import Cache
+from format_operator.controller.cache import Cache, as_version
 from format_operator.controller.cluster import ClusterApi, Conflict, Gone, RequestFailed, Waits
 from format_operator.controller.decide import Decision
 from format_operator.controller.events import Event
-from format_operator.controller.facts import State
+from format_operator.controller.facts import Pod, State
 from format_operator.controller.formatstates import SpecChange
 from format_operator.controller.metrics import ControllerMetrics
 from format_operator.controller.plan import Eviction
@@ -50,8 +51,11 @@ class Effects:
         self._now = now
         self._may_act = may_act
 
-    async def apply(self, storageformat: StorageFormat, decision: Decision) -> None:
-        """Permits before evictions: a pod that is restarted must find its permit."""
+    async def apply(self, storageformat: StorageFormat, decision: Decision) -> bool:
+        """Permits before evictions: a pod that is restarted must find its permit.
+
+        Returns whether all went as decided; False: a PodDisruptionBudget has refused an eviction.
+        """
         log = self._log.bind(storageformat=f"{storageformat.namespace}/{storageformat.name}")
         for change in decision.changes:
             if self._may_act():
@@ -59,10 +63,12 @@ class Effects:
         for state in decision.deletions:
             if self._may_act():
                 await self._delete(state, log)
+        heard = True
         for eviction in decision.evictions:
             # Asked before each one: a Lease may be lost between two requests.
             if self._may_act():
-                await self._evict(storageformat, eviction, log)
+                heard = await self._evict(storageformat, eviction, log) and heard
+        return heard
 
     async def _change(self, change: SpecChange, log: Log) -> None:
         state, permit = change.state, change.permit
@@ -110,9 +116,13 @@ class Effects:
         self._cache.gone(PLURAL_FORMATSTATES, state)
         log.info("formatstate deleted: its volume is gone", formatstate=state.name)
 
-    async def _evict(self, storageformat: StorageFormat, eviction: Eviction, log: Log) -> None:
+    async def _evict(self, storageformat: StorageFormat, eviction: Eviction, log: Log) -> bool:
         pod = eviction.pod
         key = (storageformat.namespace, storageformat.name)
+        if not await self._is_current(storageformat.name, pod):
+            # The watch lags, as it does after an outage: that pod may have converted meanwhile.
+            log.debug("formatstate changed meanwhile", pod=pod.name)
+            return True
         try:
             await self._api.evict(pod.name, pod.namespace, pod.uid)
         except Waits as error:
@@ -120,12 +130,12 @@ class Effects:
             self._cache.refused(pod, until, error.message)
             self._metrics.evicted(key, "refused")
             log.info("eviction waits", pod=pod.name, why=error.message)
-            return
+            return False
         except (Gone, Conflict):
             # That pod is no more; the watch says what is there instead.
             self._cache.gone("pods", pod)
             self._metrics.evicted(key, "gone")
-            return
+            return True
         except RequestFailed:
             self._metrics.evicted(key, "failed")
             raise
@@ -136,6 +146,18 @@ class Effects:
             storageformat,
             Event("Normal", "PodEvicted", f"pod {pod.name}: {eviction.message}"),
         )
+        return True
+
+    async def _is_current(self, storageformat: str, pod: Pod) -> bool:
+        """Whether the pod's FormatState still is the one that was decided on."""
+        name = formatstate_name(storageformat, pod.name)
+        known = self._cache.version(PLURAL_FORMATSTATES, pod.namespace, name)
+        try:
+            body = await self._api.get(PLURAL_FORMATSTATES, pod.namespace, name)
+        except Gone:
+            return False
+        self._cache.answered(PLURAL_FORMATSTATES, body)
+        return as_version(body["metadata"]["resourceVersion"]) == known
 
     async def report(
         self, storageformat: StorageFormat, status: StorageFormatStatus, before: Mapping[str, Any]

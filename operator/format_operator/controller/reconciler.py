@@ -122,11 +122,14 @@ class Reconciler:
             return await self._report_invalid(key, watched)
         if storageformat.deleting:
             return None
-        snapshot = self._cache.snapshot(storageformat, self._now())
-        decision = decide(snapshot, permit_seconds=self._permit_seconds)
+        while True:
+            snapshot = self._cache.snapshot(storageformat, self._now())
+            decision = decide(snapshot, permit_seconds=self._permit_seconds)
+            if await self._effects.apply(storageformat, decision):
+                break
+            # A budget has refused, and nothing else will happen: what waits, and until when, is decided anew.
         counts = Counter(one.standing for one in decision.placed)
         self._metrics.show(key, counts, decision.phase)
-        await self._effects.apply(storageformat, decision)
         before = _status(watched.body)
         status = report.status(snapshot, decision, before.conditions)
         held_back = await self._report(key, watched, storageformat, before, status)
