@@ -13,7 +13,7 @@ from format_operator.controller.facts import Pod, Snapshot
 from format_operator.controller.metrics import ControllerMetrics
 from format_operator.controller.reconciler import Reconciler
 from format_operator.runtime.log import Log
-from tests.controller.scenes import NOW, Scene, armed, old, running, spec
+from tests.controller.scenes import NOW, Scene, armed, done, old, running, spec
 from tests.support.objects import storageformat
 
 KEY: Key = ("shop", "orders")
@@ -24,7 +24,7 @@ class Facts:
     """As much of a cache as one pass needs."""
 
     def __init__(self, scene: Scene) -> None:
-        self._scene = scene
+        self.scene = scene
         body = storageformat("orders")
         body["metadata"] |= {"namespace": "shop", "uid": "sf-uid", "resourceVersion": "7"}
         self.body = body
@@ -34,15 +34,16 @@ class Facts:
         return Watched(self.body, spec())
 
     def snapshot(self, *_: Any) -> Snapshot:
-        return self._scene.snapshot()
+        return self.scene.snapshot()
 
     def refused(self, pod: Pod, until: datetime, why: str) -> None:
-        self._scene.refused[pod.uid] = (until, why)
+        self.scene.refused[pod.uid] = (until, why)
 
     def version(self, *_: Any) -> int:
         return VERSION
 
     def answered(self, kind: str, body: dict[str, Any]) -> None:
+        # As the server has it: a merge patch.
         if kind == "storageformats":
             self.body = {**self.body, "status": body["status"]}
 
@@ -79,10 +80,10 @@ class Budgeted:
         return done
 
 
-def reconciler_of(api: Budgeted) -> Reconciler:
-    """Of three pods that run on v1, the last of them armed with its permit."""
+def reconciler_of(api: Budgeted, facts: Facts | None = None) -> Reconciler:
+    """Of three pods that run on v1, the last of them armed with its permit, unless told otherwise."""
     pods = [running(one) for one in range(3)]
-    facts = Facts(Scene(pods, states=[old(pods[0]), old(pods[1]), armed(pods[2])]))
+    facts = facts or Facts(Scene(pods, states=[old(pods[0]), old(pods[1]), armed(pods[2])]))
     metrics = ControllerMetrics(version="1")
     effects = Effects(api, facts, metrics, Log(), lambda: NOW)  # type: ignore[arg-type] # as much as is needed
     return Reconciler(
@@ -112,3 +113,18 @@ def test_nobody_is_evicted_on_an_old_report() -> None:
     api = Budgeted(news=True)
     asyncio.run(reconciler_of(api)._pass(KEY))
     assert api.asked == []
+
+
+def test_a_phase_alone_is_not_written_at_once() -> None:
+    """Every sidecar gets each version of the status: only what people wait for is written more often."""
+    pods = [running(one) for one in range(3)]
+    api = Budgeted()
+    facts = Facts(Scene(pods, states=[old(one) for one in pods]))
+    one = reconciler_of(api, facts)
+    asyncio.run(one._pass(KEY))
+    facts.scene = Scene(pods, states=[old(pods[0]), old(pods[1]), armed(pods[2])])
+    asyncio.run(one._pass(KEY))
+    assert [said["rollout"]["phase"] for said in api.reported] == ["Arming"]
+    facts.scene = Scene(pods, states=[done(pods[0]), done(pods[1]), done(pods[2])])
+    asyncio.run(one._pass(KEY))
+    assert [said["rollout"]["phase"] for said in api.reported] == ["Arming", "Complete"]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from format_operator.api.conditions import ConditionType
 from format_operator.api.models import StorageFormat, StorageFormatStatus
 from format_operator.api.schema import InvalidObject
 from format_operator.controller import events, report
@@ -187,6 +188,13 @@ def _status(body: Mapping[str, Any]) -> StorageFormatStatus:
 
 
 def _turns(status: StorageFormatStatus) -> set[tuple[str, str, str, int | None]]:
+    """What is waited for. The reason of Progressing is the rollout's phase, which changes all the time."""
     return {
-        (one.type, one.status, one.reason, one.observed_generation) for one in status.conditions
+        (
+            one.type,
+            one.status,
+            "" if one.type == ConditionType.PROGRESSING else one.reason,
+            one.observed_generation,
+        )
+        for one in status.conditions
     }
