@@ -132,9 +132,7 @@ def sidecar_settings(
         gate_grace=given.gate_grace,
         openers_unchecked=given.openers_unchecked,
         pickle_allow=tuple(given.pickle_allow),
-        api=ApiServer(
-            given.kube_api, given.token_dir, given.token_file, given.ca_file, given.kubeconfig
-        ),
+        api=api_server(given),
         log_level=given.log_level,
         supervisor_fd=given.supervisor_fd,
     )
@@ -195,6 +193,15 @@ def _sidecar_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="MODULE.NAME",
         help="a class of the standard library that pickled values may hold (repeatable)",
     )
+    add_api_options(parser)
+    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    add("--supervisor-fd", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def add_api_options(parser: argparse.ArgumentParser) -> None:
+    """How to reach the API server, for every role that does; ``api_server`` reads them."""
+    add = parser.add_argument
     add("--kube-api", metavar="URL", help="API server, when not in a cluster")
     add(
         "--token-dir", default=DEFAULT_TOKEN_DIRECTORY, metavar="DIR", help="of the projected token"
@@ -202,9 +209,13 @@ def _sidecar_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--token-file", metavar="FILE")
     add("--ca-file", metavar="FILE")
     add("--kubeconfig", metavar="FILE")
-    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    add("--supervisor-fd", type=int, help=argparse.SUPPRESS)
-    return parser
+
+
+def api_server(given: argparse.Namespace) -> ApiServer:
+    """What ``add_api_options`` were given."""
+    return ApiServer(
+        given.kube_api, given.token_dir, given.token_file, given.ca_file, given.kubeconfig
+    )
 
 
 def _database(parser: argparse.ArgumentParser, text: str) -> DatabaseArgument:

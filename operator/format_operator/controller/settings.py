@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from format_operator.settings import DEFAULT_METRICS_PORT, DEFAULT_TOKEN_DIRECTORY, ApiServer
+from format_operator.settings import DEFAULT_METRICS_PORT, ApiServer, add_api_options, api_server
 
 DEFAULT_LEASE: Final = "storageformat-controller"
 _SHORTEST_PERMIT: Final = 600.0
@@ -87,11 +87,7 @@ def controller_settings(
         help="how long a permit holds; renewed at half of that (%(default)s)",
     )
     add("--resync", type=float, default=300.0, metavar="S", help="between full looks (%(default)s)")
-    add("--kube-api", metavar="URL", help="API server, when not in a cluster")
-    add("--token-dir", default=DEFAULT_TOKEN_DIRECTORY, metavar="DIR", help="of the token")
-    add("--token-file", metavar="FILE")
-    add("--ca-file", metavar="FILE")
-    add("--kubeconfig", metavar="FILE")
+    add_api_options(parser)
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     given = parser.parse_args(argv)
     if given.permit_seconds < _SHORTEST_PERMIT:
@@ -119,9 +115,7 @@ def controller_settings(
         metrics_port=given.metrics_port,
         permit_seconds=given.permit_seconds,
         resync=given.resync,
-        api=ApiServer(
-            given.kube_api, given.token_dir, given.token_file, given.ca_file, given.kubeconfig
-        ),
+        api=api_server(given),
         log_level=given.log_level,
     )
 
