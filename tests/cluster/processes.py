@@ -158,6 +158,13 @@ class Caught:
         """Whether its copy is still in the making: the database itself is untouched."""
         return bool(self.copies & set(_copies(self.shop, self.ordinal)))
 
+    @property
+    def told_to_end(self) -> bool:
+        """Whether SIGTERM waits for the worker: it hears of it before anything else once it goes on."""
+        status = Path(f"/proc/{self.worker}/status").read_text(encoding="ascii")
+        (pending,) = re.findall(r"^ShdPnd:\t([0-9a-f]+)$", status, re.MULTILINE)
+        return bool(int(pending, 16) >> (signal.SIGTERM - 1) & 1)
+
     def go_on(self) -> None:
         """Let the worker run; it need not be there any more."""
         with suppress(ProcessLookupError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from typing import Any
 
 from cluster import Cluster
 from cluster.prometheus import Prometheus
+from tests.cluster import processes
 from tests.cluster.operator import SYSTEM
+from tests.cluster.processes import caught
 from tests.cluster.shop import Shop, eventually
 
 
@@ -97,11 +97,11 @@ def test_sees_the_backup_and_the_recovery(cluster: Cluster, shop: Shop) -> None:
         seen(prometheus, f"storageformat_gate_open{{{here}}}")
         shop.patch({"target": "v1"})
         eventually(lambda: shop.uid(0) not in {"", uid}, "the pod is another")
-        shop.wait_for_phase(0, "Converting")
-        # As when the node dies: nobody is asked to end, and the pod comes again elsewhere.
-        cluster.stop_kubelet()
-        os.kill(cluster.container_pid(shop.namespace, "orders-0", "storageformat"), signal.SIGKILL)
-        cluster.delete_pod(shop.namespace, "orders-0", grace_seconds=0)
+        with caught(shop, 0):
+            # As when the node dies: nobody is asked to end, and the pod comes again elsewhere.
+            cluster.stop_kubelet()
+            processes.kill(shop, 0, processes.SIDECAR)
+            cluster.delete_pod(shop.namespace, "orders-0", grace_seconds=0)
         cluster.start_kubelet()
         shop.wait_until_ready()
         assert (shop.pod(0) or {})["status"]["podIP"] != address
