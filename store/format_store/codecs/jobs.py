@@ -10,7 +10,9 @@ from format_store.codecs.recode import (
     DEFAULTS,
     Options,
     compare_chunk,
+    convert_chunk,
     decode_chunk,
+    digest_chunk,
     examine_chunk,
     fit_chunk,
     recode_chunk,
@@ -30,6 +32,8 @@ class Job(NamedTuple):
     kind       a row of the chunk                          result for the chunk
     ========== =========================================== ===============================
     recode     rowid, stored                               list of rowid, new stored
+    convert    rowid, stored                               the same, and a digest of the values
+    digest     rowid, new stored                           a digest of the values
     examine    rowid, stored                               list of BadValue
     compare    rowid, old stored, new stored               None
     decode     rowid, stored                               None
@@ -47,6 +51,14 @@ class Job(NamedTuple):
     @classmethod
     def recode(cls, source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS) -> Job:
         return cls("recode", (_names(source), _names(target)), options)
+
+    @classmethod
+    def convert(cls, source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS) -> Job:
+        return cls("convert", (_names(source), _names(target)), options)
+
+    @classmethod
+    def digest(cls, source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS) -> Job:
+        return cls("digest", (_names(source), _names(target)), options)
 
     @classmethod
     def examine(
@@ -88,6 +100,8 @@ class Job(NamedTuple):
         source, target = formats[0], formats[-1]
         functions: dict[str, Callable[[Sequence[Any]], Any]] = {
             "recode": lambda rows: recode_chunk(rows, source, target, options),
+            "convert": lambda rows: convert_chunk(rows, source, target, options),
+            "digest": lambda rows: digest_chunk(rows, source, target, options),
             "examine": lambda rows: examine_chunk(rows, source, target, options, limit=self.limit),
             "compare": lambda rows: compare_chunk(rows, source, target, options),
             "decode": lambda rows: decode_chunk(rows, source, options),

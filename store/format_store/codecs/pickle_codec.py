@@ -138,10 +138,12 @@ class Pickle:
         return data[0] <= 0x80 and data[0] != 0x78 and data[:4] != b"\x28\xb5\x2f\xfd"
 
     def signature_sql(self, column: str) -> str:
+        # First what Python has written since 2.3, protocols 2 and up: two comparisons instead of the rest.
         return (
-            f"(typeof({column})='blob' AND length({column})>1 AND substr({column},-1)=x'2e'"
+            f"CASE WHEN {column}>=x'80' AND {column}<x'81' THEN substr({column},-1)=x'2e' ELSE"
+            f" (typeof({column})='blob' AND length({column})>1 AND substr({column},-1)=x'2e'"
             f" AND ({column}<x'28b52ffd' OR {column}>=x'28b52ffe')"
-            f" AND ({column}<x'78' OR {column}>=x'79' AND {column}<x'81'))"
+            f" AND ({column}<x'78' OR {column}>=x'79' AND {column}<x'81')) END"
         )
 
 

@@ -225,6 +225,11 @@ class _Task:
     def _result(self, value: Any) -> Any:
         if self.kind == "recode":
             return [*self._parts, *value]
+        if self.kind == "convert":
+            rows, digest = value
+            return [*self._parts, *rows], digest
+        if self.kind == "digest":
+            return value
         if self.kind == "examine":
             return [BadValue(*bad) for bad in value]
         return list(value) if self.kind == "fit" else None

@@ -9,7 +9,8 @@ bytes. Otherwise a value must come back the same, in the sense of ``canonical``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from format_store.codecs.base import MAX_VALUE_BYTES, Stored
@@ -47,10 +48,53 @@ def recode_chunk(
     append = result.append
     for rowid, stored in rows:
         try:
-            append((rowid, convert(stored)))
+            append((rowid, convert(stored)[1]))
         except (CodecError, MemoryError, RecursionError) as error:
             raise bad_value(rowid, error, options) from error
     return result
+
+
+def convert_chunk(
+    rows: Sequence[Row], source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS
+) -> tuple[list[Row], bytes]:
+    """As ``recode_chunk``, and the digest of what the rows' old values mean; see ``digest_chunk``."""
+    convert = _converter(source, target, options)
+    result: list[Row] = []
+    values: list[object] = []
+    for rowid, stored in rows:
+        try:
+            value, encoded = convert(stored)
+        except (CodecError, MemoryError, RecursionError) as error:
+            raise bad_value(rowid, error, options) from error
+        values.append(value)
+        result.append((rowid, encoded))
+    return result, _digest([rowid for rowid, _ in rows], values)
+
+
+def digest_chunk(
+    rows: Sequence[Row], source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS
+) -> bytes:
+    """SHA-256 over the canonical form of the rows (rowids and values) as read from the ``target`` format.
+
+    It is the one that ``convert_chunk`` made of the old values if and only if every value is the same, but for
+    sets, which may list their members in another order. Empty where there is no canonical form to be had:
+    then, and where two differ, ``compare_chunk`` decides. Raises BadValue for a value that cannot be read.
+    """
+    read = target.plain_bytes if source.codec.name == target.codec.name else _decoder(target)
+    values: list[object] = []
+    for rowid, stored in rows:
+        try:
+            values.append(read(stored))
+        except (CodecError, MemoryError, RecursionError) as error:
+            raise bad_value(rowid, error, options) from error
+    return _digest([rowid for rowid, _ in rows], values)
+
+
+def _digest(rowids: list[int], values: list[object]) -> bytes:
+    try:
+        return hashlib.sha256(canonical((rowids, values))).digest()
+    except (CodecError, MemoryError, RecursionError):
+        return b""
 
 
 def examine_chunk(
@@ -155,57 +199,47 @@ def _decoder(source: ValueFormat) -> Callable[[Stored], object]:
     return source.decode if source.compressed else source.codec.decode
 
 
-def _converter(
-    source: ValueFormat, target: ValueFormat, options: Options
-) -> Callable[[Stored], Stored]:
+#: From what is stored to what it means (for a codec that does not change: its inner bytes) and its new form.
+_Converter = Callable[[Stored], tuple[object, Stored]]
+
+
+def _converter(source: ValueFormat, target: ValueFormat, options: Options) -> _Converter:
     if source.codec.name == target.codec.name:
         return _recompressor(source, target)
     return _recoder(source, target, options)
 
 
-def _recompressor(source: ValueFormat, target: ValueFormat) -> Callable[[Stored], Stored]:
+def _recompressor(source: ValueFormat, target: ValueFormat) -> _Converter:
     codec = target.codec
 
-    def convert(stored: Stored) -> Stored:
+    def convert(stored: Stored) -> tuple[object, Stored]:
         inner = source.plain_bytes(stored)
         if not codec.plausible(inner):
             raise Undecodable(f"not a value of the codec {codec.name}", type_name="bytes")
         if target.compressed:
-            return target.compression.compress(inner)
+            return inner, target.compression.compress(inner)
         if not codec.text:
-            return inner
+            return inner, inner
         try:
-            return inner.decode("utf-8")
+            return inner, inner.decode("utf-8")
         except UnicodeDecodeError as error:
             raise Undecodable(f"not a text in UTF-8 ({error})", type_name="bytes") from error
 
     return convert
 
 
-def _recoder(
-    source: ValueFormat, target: ValueFormat, options: Options
-) -> Callable[[Stored], Stored]:
+def _recoder(source: ValueFormat, target: ValueFormat, options: Options) -> _Converter:
     types, key_types = target.codec.exact_types, target.codec.exact_key_types
-    leaves = types - CONTAINERS
-    dict_is_exact = dict in types
-    all_leaves, all_keys = leaves.issuperset, key_types.issuperset
+    is_plain_tree = _plain_tree_test(types, key_types)
     encode, doubtful = target.codec.encode, target.codec.doubtful
-    unwrap, decode = source.unwrap, source.codec.decode
+    unwrap, decode = source.unwrap if source.compressed else None, source.codec.decode
     compress = target.wrap if target.compressed else None
     expand = options.shared_references == "expand"
 
-    def convert(stored: Stored) -> Stored:
-        inner = unwrap(stored)
+    def convert(stored: Stored) -> tuple[object, Stored]:
+        inner = stored if unwrap is None else unwrap(stored)
         value = decode(inner)
-        # Most records are flat: one look at the types of all fields, in C, and no sharing is possible.
-        if type(value) is dict:
-            exact = (
-                dict_is_exact
-                and all_leaves(map(type, value.values()))
-                and all_keys(map(type, value))
-            )
-        else:
-            exact = type(value) in leaves
+        exact = is_plain_tree(value)
         if not exact:
             exact = survey(value, types, key_types, stored_bytes=len(inner), expand=expand)
         try:
@@ -214,9 +248,48 @@ def _recoder(
             raise _explained(error, value, target) from error
         if (not exact or doubtful(encoded)) and not same(value, target.codec.decode(encoded)):
             raise _changed(value, target)
-        return encoded if compress is None else compress(encoded)
+        return value, encoded if compress is None else compress(encoded)
 
     return convert
+
+
+def _plain_tree_test(
+    types: frozenset[type], key_types: frozenset[type]
+) -> Callable[[object], bool]:
+    """A quick look at what most records are: fields, and lists and dicts of fields, each of them once.
+
+    False says nothing: ``survey`` then looks in earnest. True is what ``survey`` would say, found in C.
+    """
+    leaves = types - CONTAINERS
+    nests = frozenset({list, dict}) & types
+    all_leaves, all_keys = leaves.issuperset, key_types.issuperset
+    all_known = (leaves | nests).issuperset
+
+    def test(value: object) -> bool:
+        if type(value) not in nests:
+            return type(value) in leaves
+        if type(value) is dict:
+            if not all_keys(map(type, value)):
+                return False
+            children: Collection[object] = value.values()
+        else:
+            children = value  # type: ignore[assignment]  # a list
+        kinds = {*map(type, children)}
+        if all_leaves(kinds):
+            return True
+        if not all_known(kinds):
+            return False
+        nested = [child for child in children if type(child) in nests]
+        for child in nested:
+            if type(child) is dict:
+                if not all_keys(map(type, child)):
+                    return False
+                child = child.values()  # noqa: PLW2901
+            if not all_leaves(map(type, child)):  # type: ignore[call-overload]
+                return False
+        return len(nested) == 1 or len({*map(id, nested)}) == len(nested)
+
+    return test
 
 
 def _explained(error: Unencodable, value: object, target: ValueFormat) -> Unencodable:

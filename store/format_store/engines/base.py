@@ -57,6 +57,8 @@ class Job:
     journal_mode: str
     survey: Survey
     temporary: Path = field(default_factory=Path)
+    digests: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
+    """What the engine notes while it builds, for its own verification: by table, rows and digest of chunks."""
 
 
 class Engine(Protocol):

@@ -15,6 +15,7 @@ from format_store.keys.base import (
     InvalidKey,
     KeyEncoding,
     NotCanonical,
+    SqlKeyEncoding,
     directory_of,
     is_child,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "KeyEncoding",
     "Natural",
     "NotCanonical",
+    "SqlKeyEncoding",
     "UnknownKeyEncoding",
     "directory_of",
     "get",

@@ -12,6 +12,8 @@ deeper keys share that level. The top bit marks the keys below ``__oxia/``, whic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal
 
 from format_store.keys.base import NotCanonical, directory_of, utf8
@@ -19,6 +21,9 @@ from format_store.keys.base import NotCanonical, directory_of, utf8
 _DEEPEST = 0x7FFF
 _INTERNAL = 0x8000
 _INTERNAL_PREFIX = b"__oxia/"
+_FF = "CAST(x'ff' AS TEXT)"
+_FEW = 64
+_LEVELS = tuple(level.to_bytes(2, "big") for level in range(_FEW))
 
 
 class Hierarchical:
@@ -34,8 +39,9 @@ class Hierarchical:
     def encode(self, key: str) -> bytes:
         data = utf8(key)
         separators = data.count(b"/")
-        if not separators:
-            return b"\0\0" + data
+        # Called for every row of a conversion. What is special about a level is rare, and shows here.
+        if separators < _FEW and data[-2:] != b"//" and data[:2] != b"__":
+            return _LEVELS[separators] + data.replace(b"/", b"\xff")
         return _level(data, separators).to_bytes(2, "big") + data.replace(b"/", b"\xff")
 
     def decode(self, stored: str | bytes) -> str:
@@ -51,12 +57,13 @@ class Hierarchical:
         separators = data.count(b"\xff")
         if separators:
             data = data.replace(b"\xff", b"/")
-            level = _level(data, separators)
+        if separators < _FEW and data[-2:] != b"//" and data[:2] != b"__":
+            known = _LEVELS[separators]
         else:
-            level = 0
-        if stored[0] << 8 | stored[1] != level:
+            known = _level(data, separators).to_bytes(2, "big")
+        if stored[:2] != known:
             raise NotCanonical(
-                f"a hierarchical key's level is {stored[:2].hex()}, its text has {level:04x}"
+                f"a hierarchical key's level is {stored[:2].hex()}, its text has {known.hex()}"
             )
         try:
             return data.decode("utf-8")
@@ -65,6 +72,31 @@ class Hierarchical:
 
     def guard(self, column: str) -> str:
         return f"(typeof({column})='blob' AND length({column})>=2)"
+
+    @cached_property
+    def sql_parameters(self) -> Mapping[str, bytes]:
+        """Two bytes for each level, so that ``substr`` finds them; deeper keys go the other way."""
+        return {"levels": b"".join(level.to_bytes(2, "big") for level in range(_DEEPEST))}
+
+    def encode_sql(self, key: str, otherwise: str) -> str:
+        # As bytes wherever it counts: SQLite's text functions stop at a NUL. ``replace`` does not.
+        data = f"CAST({key} AS BLOB)"
+        level = f"length({data})-length(CAST(replace({key},'/','') AS BLOB))"
+        return (
+            f"CASE WHEN substr({data},-2)=x'2f2f' OR substr({data},1,2)=x'5f5f' "
+            f"OR length({data})>={_DEEPEST} THEN {otherwise} "
+            f"ELSE CAST(substr(:levels,1+2*({level}),2)||replace({key},'/',{_FF}) AS BLOB) END"
+        )
+
+    def decodes_sql(self, stored: str, key: str, otherwise: str) -> str:
+        level = f"length({stored})-length(CAST(replace({stored},{_FF},'') AS BLOB))"
+        return (
+            f"CASE WHEN substr({stored},-2)=x'ffff' OR substr({stored},3,2)=x'5f5f' "
+            f"OR length({stored})>={_DEEPEST} THEN {otherwise} IS {key} COLLATE BINARY "
+            f"ELSE typeof({stored})='blob' "
+            f"AND replace(CAST(substr({stored},3) AS TEXT),{_FF},'/') IS {key} COLLATE BINARY "
+            f"AND instr({stored},x'2f')=0 AND substr({stored},1,2) IS substr(:levels,1+2*({level}),2) END"
+        )
 
     def range_of_children(self, path: str) -> tuple[str | bytes, str | bytes]:
         utf8(path)

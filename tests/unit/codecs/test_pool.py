@@ -177,6 +177,10 @@ def test_rows_that_fit_only_one_by_one_are_worked_on_one_by_one(pool: WorkerPool
     (result,) = pool.map_ordered(Job.recode(zipped, raw), [chunk])
     assert [rowid for rowid, _ in result] == list(range(16))
     assert {len(stored) for _, stored in result} == {24 * MIB}
+    # A digest is of a chunk as a whole: where that does not fit, there is none.
+    ((converted, digest),) = pool.map_ordered(Job.convert(zipped, raw), [chunk])
+    assert (converted, digest) == (result, b"")
+    assert list(pool.map_ordered(Job.digest(zipped, zipped), [chunk])) == [b""]
     target = ValueFormat.named("msgpack", "zlib")
     new = target.encode(bytes(24 * MIB))
     pairs = [(rowid, old, new) for rowid, old in chunk]

@@ -19,8 +19,12 @@ from format_store.codecs.jobs import chunks
 from format_store.codecs.recode import (
     DEFAULTS,
     Options,
+    _digest,
+    _plain_tree_test,
     compare_chunk,
+    convert_chunk,
     decode_chunk,
+    digest_chunk,
     examine_chunk,
     fit_chunk,
     recode_chunk,
@@ -291,3 +295,56 @@ def test_sqlitedict_and_json_numbers_survive() -> None:
         rows = recode_chunk([(1, text)], JSON, PICKLE)
         assert same(PICKLE.decode(rows[0][1]), json.loads(text))
     assert msgpack.unpackb(recode_chunk([(1, "-0.0")], JSON, MSGPACK)[0][1]) == 0
+
+
+# --- digests --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [MSGPACK, JSON, ValueFormat.named("pickle", "zstd")], ids=repr)
+def test_digests_tell_whether_values_are_the_same(target: ValueFormat) -> None:
+    """That of the old values is that of the new ones as read back; one value, type or rowid less, and it is not."""
+    values = [{"a": [1, 2.0, "x"], "b": None}, ["", 0, False], 7, {"n": {"m": []}}]
+    old = [(10 + number, PICKLE.encode(value)) for number, value in enumerate(values)]
+    new, digest = convert_chunk(old, PICKLE, target)
+    assert new == recode_chunk(old, PICKLE, target)
+    assert len(digest) == 32
+    assert digest_chunk(new, PICKLE, target) == digest
+    if target.codec.name != "pickle":
+        for number, other in ((0, {"a": [1, 2, "x"], "b": None}), (1, ["", 0, 0]), (2, 7.0)):
+            changed = [*new[:number], (new[number][0], target.encode(other)), *new[number + 1 :]]
+            assert digest_chunk(changed, PICKLE, target) != digest
+    assert digest_chunk([(rowid + 1, stored) for rowid, stored in new], PICKLE, target) != digest
+    assert digest_chunk(new[1:], PICKLE, target) != digest
+
+
+def test_no_digest_where_there_is_no_canonical_form() -> None:
+    """Nested too deeply to be written down: no digest, which leaves the chunk to the comparison."""
+    value: Any = []
+    for _ in range(100_000):
+        value = [value]
+    assert _digest([1], [value]) == b""
+    assert _digest([1], [[]]) != b""
+
+
+@given(anything, st.data())
+def test_the_quick_look_says_nothing_that_the_long_one_does_not(
+    value: Any, data: st.DataObject
+) -> None:
+    """Where it takes a value for a plain tree, ``survey`` does; shared parts it never overlooks."""
+    types, key_types = MSGPACK.codec.exact_types, MSGPACK.codec.exact_key_types
+    look = _plain_tree_test(types, key_types)
+    shared = data.draw(
+        st.sampled_from([value, [value, value], {"a": value, "b": value}, [[value], value]])
+    )
+    if look(shared):
+        assert survey(shared, types, key_types, stored_bytes=1000)
+
+
+@pytest.mark.parametrize("shared", [[1], {"a": 1}, []], ids=repr)
+def test_the_quick_look_sees_what_is_shared(shared: Any) -> None:
+    """One list under two fields is not a tree, however flat."""
+    types, key_types = MSGPACK.codec.exact_types, MSGPACK.codec.exact_key_types
+    look = _plain_tree_test(types, key_types)
+    assert not look([shared, shared])
+    assert not look({"a": shared, "b": shared})
+    assert look([shared, type(shared)(shared)])

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from format_store import durable, errors
+from format_store import beside, durable, errors
 from format_store.engines.base import Job
-from format_store.engines.sqlitedict import schema, values
+from format_store.engines.sqlitedict import bare, rowkeys, schema, values
 from format_store.formats import MARKER_NAME
 from format_store.sqlitefile import connect, marker_of, quote_name, quote_text, sqlite_errors, uri
 
@@ -47,13 +47,7 @@ def build(job: Job) -> None:
         staging.execute("BEGIN")
         if marker_of(staging, job.staging_path) is not None:
             staging.execute(f"DROP VIEW {MARKER_NAME}")
-        done = 0
-        for table in converted:
-            staging.execute(f"DROP TABLE IF EXISTS main.{quote_name(table.name)}")
-            staging.execute(schema.create_statement(table.name, job.target))
-            if __debug__:
-                job.run.failpoints.hit("build.after-create-table")
-            done = _fill(job, staging, table.name, done)
+        _convert_tables(job, staging, [table.name for table in converted])
         staging.execute(job.marker.create_statement())
         staging.execute("COMMIT")
         staging.execute("DETACH DATABASE source")
@@ -90,6 +84,22 @@ def _configure(staging: sqlite3.Connection) -> None:
     staging.execute(f"PRAGMA main.cache_size=-{_CACHE_KIB}")
 
 
+def _convert_tables(job: Job, staging: sqlite3.Connection, tables: list[str]) -> None:
+    done = 0
+    for table in tables:
+        staging.execute(f"DROP TABLE IF EXISTS main.{quote_name(table)}")
+        if bare.possible():
+            bare.create(staging, table, job.target)
+        else:
+            staging.execute(schema.create_statement(table, job.target))
+        if __debug__:
+            job.run.failpoints.hit("build.after-create-table")
+        done = _fill(job, staging, table, done)
+        if bare.possible():
+            durable.start_writeback(job.staging_path)
+            bare.finish(staging, table, job.target)
+
+
 def _fill(job: Job, staging: sqlite3.Connection, table: str, done: int) -> int:
     if values.are_copied(job.source, job.target):
         batches = _copy_rows(job, staging, table)
@@ -108,18 +118,35 @@ def _fill(job: Job, staging: sqlite3.Connection, table: str, done: int) -> int:
 
 def _copy_rows(job: Job, staging: sqlite3.Connection, table: str) -> Iterator[int]:
     """Values as they are, keys through SQL: SQLite moves the rows itself. Yields rows per batch."""
-    key = values.register_key_function(staging, job.source, job.target)
+    key = rowkeys.register_key_function(staging, job.source, job.target)
+    if not key.text_unseen:
+        yield from _moved_rows(job, staging, table, key)
+        return
+    with beside.running(
+        lambda stop: rowkeys.first_that_is_no_text(job, [table], stop)
+    ) as unreadable:
+        yield from _moved_rows(job, staging, table, key)
+        if unreadable.result() is not None:
+            obstacle = rowkeys.first_obstacle(job, staging, table, None)
+            assert obstacle is not None, "the binding could not decode a key, and no key is wrong"
+            raise obstacle
+
+
+def _moved_rows(
+    job: Job, staging: sqlite3.Connection, table: str, key: rowkeys.KeySql
+) -> Iterator[int]:
     name = quote_name(table)
     last: int | None = None
     while True:
         since = "" if last is None else f"WHERE rowid > {last}"
         try:
             inserted = staging.execute(
-                f"INSERT INTO main.{name} (rowid, key, value) SELECT rowid, {key}, value "
-                f"FROM source.{name} {since} ORDER BY rowid LIMIT {_BATCH}"
+                f"INSERT INTO main.{name} (rowid, key, value) SELECT rowid, {key.expression}, value "
+                f"FROM source.{name} {since} ORDER BY rowid LIMIT {_BATCH}",
+                key.parameters,
             ).rowcount
         except sqlite3.Error as error:
-            obstacle = values.first_obstacle(job, staging, table, last)
+            obstacle = rowkeys.first_obstacle(job, staging, table, last)
             if obstacle is not None:
                 raise obstacle from error
             raise
@@ -133,7 +160,7 @@ def _copy_rows(job: Job, staging: sqlite3.Connection, table: str) -> Iterator[in
 
 def _recode_rows(job: Job, staging: sqlite3.Connection, table: str) -> Iterator[int]:
     """Values through worker processes, in order. Yields rows per chunk."""
-    encode_key = values.key_converter(job.source, job.target)
+    encode_key = rowkeys.key_converter(job.source, job.target)
     name = quote_name(table)
     insert = f"INSERT INTO main.{name} (rowid, key, value) VALUES (?, ?, ?)"
     for keys, recoded in values.recoded(job, staging, table):
@@ -146,7 +173,7 @@ def _recode_rows(job: Job, staging: sqlite3.Connection, table: str) -> Iterator[
                 ],
             )
         except (sqlite3.Error, ValueError) as error:
-            obstacle = values.first_obstacle(job, staging, table, recoded[0][0] - 1)
+            obstacle = rowkeys.first_obstacle(job, staging, table, recoded[0][0] - 1)
             if obstacle is not None:
                 raise obstacle from error
             raise errors.Failed(

@@ -1,4 +1,7 @@
-"""The engine's face to the protocol; each method is a few lines over the modules beside it."""
+"""The engine's face to the protocol; each method is a few lines over the modules beside it.
+
+They are loaded on first use: to see that there is nothing to do, a start needs the parameters and no more.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from format_store.engines.base import Job, Obstacle, Survey
-from format_store.engines.sqlitedict import build, check, parameters, survey
+from format_store.engines.sqlitedict import parameters
 from format_store.formats import Format
 from format_store.run import Run
 
@@ -34,17 +37,25 @@ class SqliteDictEngine:
         return Format(self.name, parameters.parse({}))
 
     def has_rows(self, connection: sqlite3.Connection) -> bool:
+        from format_store.engines.sqlitedict import survey
+
         return survey.has_rows(connection)
 
     def require_as_marked(self, connection: sqlite3.Connection, format: Format, path: Path) -> None:
+        from format_store.engines.sqlitedict import survey
+
         survey.require_as_marked(connection, format, path)
 
     def identify(
         self, run: Run, connection: sqlite3.Connection, candidates: Sequence[Format]
     ) -> tuple[Format, ...]:
+        from format_store.engines.sqlitedict import survey
+
         return survey.identify(run, connection, candidates)
 
     def misfit(self, connection: sqlite3.Connection, format: Format) -> str | None:
+        from format_store.engines.sqlitedict import survey
+
         return survey.misfit(connection, format)
 
     def survey(
@@ -56,20 +67,30 @@ class SqliteDictEngine:
         *,
         refuse_rows: bool,
     ) -> Survey:
+        from format_store.engines.sqlitedict import survey
+
         return survey.survey(run, connection, source, target, refuse_rows=refuse_rows)
 
     def obstacles(
         self, run: Run, connection: sqlite3.Connection, source: Format, target: Format, limit: int
     ) -> list[Obstacle]:
+        from format_store.engines.sqlitedict import survey
+
         return survey.obstacles(run, connection, source, target, limit)
 
     def build(self, job: Job) -> None:
+        from format_store.engines.sqlitedict import build
+
         build.build(job)
 
     def verify(self, job: Job) -> None:
+        from format_store.engines.sqlitedict import check
+
         check.verify(job)
 
     def check(
         self, run: Run, path: Path, format: Format, *, tolerate_forbidden: bool = False
     ) -> int:
+        from format_store.engines.sqlitedict import check
+
         return check.check(run, path, format, tolerate_forbidden=tolerate_forbidden)

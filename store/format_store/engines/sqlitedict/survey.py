@@ -10,7 +10,7 @@ from pathlib import Path
 from format_store import errors, sqlitefile
 from format_store.codecs import CodecError, ValueFormat, ValueTooLarge
 from format_store.engines.base import Obstacle, Survey
-from format_store.engines.sqlitedict import schema, values
+from format_store.engines.sqlitedict import rowkeys, schema, values
 from format_store.formats import Format
 from format_store.run import Run
 from format_store.sqlitefile import quote_name
@@ -127,7 +127,7 @@ def survey(
     for table in tables:
         if refuse_rows:
             for obstacle in _by_type(connection, table.name, source, target):
-                raise values.refusal(run.primary, obstacle)
+                raise rowkeys.refusal(run.primary, obstacle)
         name = quote_name(table.name)
         rows = connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
         counted.append((table.name, int(rows)))

@@ -1,11 +1,11 @@
-"""Keys and values between two formats: SQL functions for keys, worker processes for values."""
+"""The values of rows between two formats, through worker processes."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from format_store import codecs, errors
@@ -14,105 +14,20 @@ from format_store.codecs import jobs as work
 from format_store.codecs.pool import WorkerPool
 from format_store.codecs.recode import Options
 from format_store.engines.base import Job, Obstacle
-from format_store.engines.sqlitedict import schema
+from format_store.engines.sqlitedict import rowkeys, schema
+from format_store.engines.sqlitedict.rowkeys import Stored
 from format_store.formats import Format
 from format_store.run import Run
 from format_store.sqlitefile import quote_name
 
-Stored = str | bytes
 #: A worker costs some 50 ms to start: fewer rows than this are not worth a second one.
 _ROWS_PER_WORKER = 5_000
 _KEY_SHOWN = 120
-_FORWARD = "storageformat_key"
-_BACK = "storageformat_key_back"
 
 
 def are_copied(source: Format, target: Format) -> bool:
     """Whether values stay as they lie: the codec and the compression do not change."""
     return schema.value_format(source) == schema.value_format(target)
-
-
-def key_converter(source: Format, target: Format) -> Callable[[Stored], Stored]:
-    """From a key as the source stores it to the target's form. Raises ValueError for what is none."""
-    found, wanted = schema.key_encoding(source), schema.key_encoding(target)
-    if found.name == wanted.name:
-        return lambda stored: stored
-    decode, encode = found.decode, wanted.encode
-    return lambda stored: encode(decode(stored))
-
-
-def register_key_function(connection: sqlite3.Connection, source: Format, target: Format) -> str:
-    """Make the conversion of keys available to SQL; returns the expression over the column ``key``."""
-    if schema.key_encoding(source).name == schema.key_encoding(target).name:
-        return "key"
-    connection.create_function(_FORWARD, 1, key_converter(source, target), deterministic=True)
-    return f"{_FORWARD}(key)"
-
-
-def register_key_comparison(connection: sqlite3.Connection, source: Format, target: Format) -> str:
-    """SQL that is true where the copy's key (``a.key``) means the source's (``b.key``).
-
-    Through the inverse function: an encoder that loses something cannot hide it from its own inverse.
-    """
-    if schema.key_encoding(source).name == schema.key_encoding(target).name:
-        return "typeof(a.key) = typeof(b.key) AND a.key IS b.key COLLATE BINARY"
-    connection.create_function(_BACK, 1, key_converter(target, source), deterministic=True)
-    return f"{_BACK}(a.key) IS b.key COLLATE BINARY"
-
-
-def refusal(path: Path, obstacle: Obstacle) -> errors.Refused:
-    """The error for a row that the target cannot hold."""
-    kind = errors.UnconvertibleKey if obstacle.column == "key" else errors.UnconvertibleValue
-    return kind(
-        f"table {obstacle.table!r}, key {obstacle.key}: {obstacle.what}",
-        operation="convert",
-        path=path,
-        hint="The database is as it was. `storageformat plan` lists every such row; change or remove "
-        "them with the application, or choose another target format.",
-    )
-
-
-def first_obstacle(
-    job: Job, connection: sqlite3.Connection, table: str, after: int | None
-) -> errors.Refused | None:
-    """Find the row that SQLite stumbled over, the slow way, so that the error can name it.
-
-    None if every key converts: then it was something else.
-    """
-    convert = key_converter(job.source, job.target)
-    where = "" if after is None else f"WHERE rowid > {after}"
-    rows = connection.execute(
-        f"SELECT rowid, typeof(key), CAST(key AS BLOB) FROM source.{quote_name(table)} {where} "
-        "ORDER BY rowid"
-    )
-    for rowid, kind, raw in rows:
-        what = _wrong_with_key(connection, convert, kind, raw)
-        if what is not None:
-            return refusal(job.source_path, Obstacle("key", table, rowid, f"(row {rowid})", what))
-    return None
-
-
-def _wrong_with_key(
-    connection: sqlite3.Connection,
-    convert: Callable[[Stored], Stored],
-    kind: str,
-    raw: bytes | None,
-) -> str | None:
-    if kind == "text" and raw is not None:
-        encoding = str(connection.execute("PRAGMA encoding").fetchone()[0])
-        try:
-            stored: Stored = raw.decode(encoding.lower())
-        except UnicodeDecodeError:
-            return f"its key is text that is not valid {encoding}"
-    elif kind == "blob" and raw is not None:
-        stored = raw
-    else:
-        return f"its key is of type {kind}"
-    try:
-        convert(stored)
-    except ValueError as error:
-        return f"its key cannot be converted: {error}"
-    return None
 
 
 def recoded(
@@ -133,15 +48,17 @@ def recoded(
             keys.append([key for _, _, key in chunk])
             yield [(rowid, value) for rowid, value, _ in chunk]
 
-    task = work.Job.recode(
+    task = work.Job.convert(
         schema.value_format(job.source),
         schema.value_format(job.target),
         _options(job.run, job.target),
     )
     with _workers(job.run, job.survey.rows) as pool, _named(job.run, connection, "source", table):
-        for number, rows in enumerate(
+        noted = job.digests.setdefault(table, [])
+        for number, (rows, digest) in enumerate(
             pool.map_ordered(task, _decodable(job, connection, table, chunks()))
         ):
+            noted.append((len(rows), digest))
             yield keys[number], rows
             keys[number] = []
 
@@ -153,12 +70,12 @@ def _decodable(
     try:
         yield from chunks
     except sqlite3.OperationalError as error:
-        obstacle = first_obstacle(job, connection, table, None)
+        obstacle = rowkeys.first_obstacle(job, connection, table, None)
         if obstacle is not None:
             raise obstacle from error
         value = _undecodable_text(connection, "source", table)
         if value is not None:
-            raise refusal(job.source_path, value) from error
+            raise rowkeys.refusal(job.source_path, value) from error
         raise
 
 
@@ -179,50 +96,80 @@ def _undecodable_text(connection: sqlite3.Connection, database: str, table: str)
 
 
 def compare(job: Job, connection: sqlite3.Connection, table: str, done: int) -> None:
-    """Decode every value of the source and of the copy, read back from the files, and compare them.
+    """Read every value of the copy back from the file, and compare what it means with what the source's meant.
 
-    Raises VerificationFailed, WorkerFailed, Aborted.
+    By digests over rowids and values, chunk by chunk; the source's were made of what the workers had read
+    there. Where two differ, both sides are decoded once more and compared value by value: sets may list their
+    members in another order, anything else is an error. Raises VerificationFailed, WorkerFailed, Aborted.
     """
-    name = quote_name(table)
-    rows = connection.cursor().execute(
-        f"SELECT a.rowid, b.value, a.value FROM main.{name} AS a "
-        f"JOIN source.{name} AS b ON a.rowid = b.rowid ORDER BY a.rowid"
-    )
-    task = work.Job.compare(
-        schema.value_format(job.source),
-        schema.value_format(job.target),
-        _options(job.run, job.target),
-    )
+    found, wanted = schema.value_format(job.source), schema.value_format(job.target)
+    options = _options(job.run, job.target)
+    noted = job.digests.get(table, [])
+    with _workers(job.run, job.survey.rows) as pool, _read_back(job, connection, table):
+        rows = connection.cursor().execute(
+            f"SELECT rowid, value FROM main.{quote_name(table)} NOT INDEXED ORDER BY rowid"
+        )
+        spans: list[tuple[int, int]] = []
 
-    def counted() -> Iterator[Any]:
-        seen = done
-        for chunk in work.chunks(rows):
-            seen += len(chunk)
+        def chunks() -> Iterator[Any]:
+            seen = done
+            for count, _ in noted:
+                chunk = list(islice(rows, count))
+                if not chunk:
+                    return
+                spans.append((chunk[0][0], chunk[-1][0]))
+                seen += len(chunk)
+                job.run.check_abort("verify")
+                yield chunk
+                job.run.observer.progress(seen, job.survey.rows)
+
+        digests = pool.map_ordered(work.Job.digest(found, wanted, options), chunks())
+        unlike = [
+            number
+            for number, digest in enumerate(digests)
+            if not digest or digest != noted[number][1]
+        ]
+        if len(spans) != len(noted) or next(rows, None) is not None:
+            raise wrong(job, f"table {table!r} has other rows than were written")
+        pairs = (_pairs(connection, table, *spans[number]) for number in unlike)
+        for _ in pool.map_ordered(work.Job.compare(found, wanted, options), pairs):
             job.run.check_abort("verify")
-            yield chunk
-            job.run.observer.progress(seen, job.survey.rows)
 
-    with _workers(job.run, job.survey.rows) as pool:
-        try:
-            for _ in pool.map_ordered(task, counted()):
-                pass
-        except sqlite3.OperationalError as error:
-            if _undecodable_text(connection, "main", table) is None:
-                raise
-            raise errors.VerificationFailed(
-                f"the converted copy is wrong: table {table!r} has text that is none",
-                operation="verify",
-                path=job.source_path,
-                hint="The copy was discarded; the database is as it was. Please report this.",
-            ) from error
-        except BadValue as error:
-            raise errors.VerificationFailed(
-                f"the converted copy is wrong: table {table!r}, "
-                f"key {_key(connection, 'source', table, error.rowid)}: {error.why}",
-                operation="verify",
-                path=job.source_path,
-                hint="The copy was discarded; the database is as it was. Please report this.",
-            ) from error
+
+def _pairs(
+    connection: sqlite3.Connection, table: str, first: int, last: int
+) -> list[tuple[Any, ...]]:
+    name = quote_name(table)
+    return connection.execute(
+        f"SELECT a.rowid, b.value, a.value FROM main.{name} AS a NOT INDEXED "
+        f"CROSS JOIN source.{name} AS b NOT INDEXED ON a.rowid = b.rowid "
+        "WHERE a.rowid BETWEEN ? AND ? ORDER BY a.rowid",
+        (first, last),
+    ).fetchall()
+
+
+@contextmanager
+def _read_back(job: Job, connection: sqlite3.Connection, table: str) -> Iterator[None]:
+    """What is wrong with a value of the copy is a fault of ours, and named."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if _undecodable_text(connection, "main", table) is None:
+            raise
+        raise wrong(job, f"table {table!r} has text that is none") from error
+    except BadValue as error:
+        key = _key(connection, "source", table, error.rowid)
+        raise wrong(job, f"table {table!r}, key {key}: {error.why}") from error
+
+
+def wrong(job: Job, what: str) -> errors.VerificationFailed:
+    """The error for a copy that does not say what its source says."""
+    return errors.VerificationFailed(
+        f"the converted copy is wrong: {what}",
+        operation="verify",
+        path=job.source_path,
+        hint="The copy was discarded; the database is as it was. Please report this with the formats.",
+    )
 
 
 def undecodable(
@@ -238,7 +185,7 @@ def undecodable(
     names = format.parameters["tables"]
     for table in schema.tables(connection):
         if names is None or table.name in names:
-            found += _undecodable_keys(connection, table.name, format, limit - len(found))
+            found += rowkeys.undecodable(connection, table.name, format, limit - len(found))
             found += _bad_values(
                 run,
                 connection,
@@ -252,23 +199,6 @@ def undecodable(
         if len(found) >= limit:
             break
     return found[:limit]
-
-
-def _undecodable_keys(
-    connection: sqlite3.Connection, table: str, format: Format, limit: int
-) -> list[Obstacle]:
-    decode = schema.key_encoding(format).decode
-    found: list[Obstacle] = []
-    rows = connection.execute(
-        f"SELECT rowid, typeof(key), CAST(key AS BLOB) FROM {quote_name(table)}"
-    )
-    for rowid, kind, raw in rows:
-        what = _wrong_with_key(connection, decode, kind, raw)
-        if what is not None:
-            found.append(Obstacle("key", table, rowid, f"(row {rowid})", what))
-            if len(found) >= limit:
-                break
-    return found
 
 
 def unconvertible(
@@ -285,7 +215,7 @@ def unconvertible(
     copied = are_copied(source, target)
     # Recoded rows pass through Python with their keys, which must be text there whatever they become.
     if not copied or schema.key_encoding(source).name != schema.key_encoding(target).name:
-        found = _undecodable_keys(connection, table, source, limit)
+        found = rowkeys.undecodable(connection, table, source, limit)
     if not copied and len(found) < limit:
         found += _bad_values(
             run, connection, table, source, target, limit - len(found), decode=False
@@ -369,7 +299,9 @@ def _named(run: Run, connection: sqlite3.Connection, database: str, table: str) 
         told = error.type_name in error.why or error.type_name == "Undecodable"
         what = error.why if told else f"{error.why} (type {error.type_name})"
         key = _key(connection, database, table, error.rowid)
-        raise refusal(run.primary, Obstacle("value", table, error.rowid, key, what)) from error
+        raise rowkeys.refusal(
+            run.primary, Obstacle("value", table, error.rowid, key, what)
+        ) from error
 
 
 def _key(connection: sqlite3.Connection, database: str, table: str, rowid: int) -> str:
