@@ -15,7 +15,7 @@ import pytest
 from format_store import Format, Outcome, beside, convert, durable, errors
 from format_store.abort import Abort
 from format_store.engines.base import Job
-from format_store.engines.sqlitedict import bare, build, schema
+from format_store.engines.sqlitedict import bare, build, check, schema, structure
 from tests.support.databases import leftovers, records_on_disk, rows, sample, write_plain
 from tests.support.refusals import HIERARCHICAL, traces
 from tests.support.trees import unchanged
@@ -116,6 +116,83 @@ def test_an_fsync_that_fails_beside_the_verification(
 
 def _remembered(database: Path) -> set[str]:
     return {*traces(database, built=True), f".{database.name}.storageformat/history.jsonl"}
+
+
+def damaged_index(path: Path) -> None:
+    """One byte of one key in the index is another, which only a comparison of index and table tells."""
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_unnamed_1'"
+        ).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        (count,) = connection.execute("PRAGMA page_count").fetchone()
+    data = bytearray(path.read_bytes())
+    for page in range(root, count + 1):
+        start = (page - 1) * size
+        if data[start] == 0x0A:  # a leaf of an index
+            at = data.index(b"file-0000", start)
+            data[at + 4] ^= 1
+            path.write_bytes(data)
+            return
+    raise AssertionError("there is no leaf of the index")
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["integrity_check", "sorted batches"])
+@pytest.mark.parametrize("wrong", ["nothing", "a key in the index", "an entry too many", "a CHECK"])
+@TARGETS
+def test_the_structure_of_large_copies_is_checked_in_sorted_batches(
+    database: Path, target: Format, wrong: str, monkeypatch: pytest.MonkeyPatch, *, large: bool
+) -> None:
+    """What `integrity_check` finds in a small copy is found in a large one: entries, their number, CHECKs."""
+    if large:
+        monkeypatch.setattr(structure, "_LARGE_BYTES", 0)
+        monkeypatch.setattr(structure, "_BATCH", 7)
+    real = build.build
+
+    def built(job: Job) -> None:
+        real(job)
+        if wrong == "a key in the index":
+            damaged_index(job.staging_path)
+        elif wrong != "nothing":
+            with closing(sqlite3.connect(job.staging_path)) as connection, connection:
+                connection.execute("PRAGMA ignore_check_constraints=ON")
+                if wrong == "a CHECK":
+                    connection.execute("UPDATE unnamed SET value = x'' WHERE rowid = 5")
+                else:
+                    connection.execute("PRAGMA writable_schema=ON")
+                    # While the schema knows no index, a row goes without taking its entry along.
+                    saved = connection.execute(
+                        "SELECT rowid, sql FROM sqlite_schema WHERE name = 'unnamed'"
+                    ).fetchone()
+                    index = connection.execute(
+                        "SELECT rowid, * FROM sqlite_schema WHERE type = 'index'"
+                    ).fetchone()
+                    connection.execute("DELETE FROM sqlite_schema WHERE type = 'index'")
+                    connection.execute(
+                        "UPDATE sqlite_schema SET sql = 'CREATE TABLE unnamed (key, value)' "
+                        "WHERE name = 'unnamed'"
+                    )
+                    connection.execute("PRAGMA writable_schema=RESET")
+                    connection.execute("DELETE FROM unnamed WHERE rowid = 9")
+                    connection.execute("PRAGMA writable_schema=ON")
+                    connection.execute(
+                        "UPDATE sqlite_schema SET sql = ? WHERE rowid = ?", (saved[1], saved[0])
+                    )
+                    connection.execute(
+                        "INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", index[1:]
+                    )
+
+    monkeypatch.setattr(build, "build", built)
+    # What is wrong with rows is found by their comparison; here it is the structure that has to tell.
+    monkeypatch.setattr(check, "_compare_table", lambda *_: len(RECORDS))
+    if wrong == "nothing":
+        assert convert(database, target).outcome is Outcome.CONVERTED
+        assert records_on_disk(database) == RECORDS
+        return
+    with pytest.raises(errors.VerificationFailed, match="integrity_check"):
+        convert(database, target)
+    assert leftovers(database) == []
+    assert records_on_disk(database) == RECORDS
 
 
 @pytest.mark.parametrize("wrong", [False, True], ids=["right", "wrong"])

@@ -14,7 +14,10 @@ from format_store.run import Run
 
 @dataclass(frozen=True)
 class Survey:
-    """What a conversion would do. ``staging_bytes``: upper estimate of the staging copy's size."""
+    """What a conversion would do.
+
+    ``staging_bytes``: upper estimate of the staging copy's size, and of what SQLite sorts beside it meanwhile.
+    """
 
     tables: tuple[tuple[str, int], ...]
     staging_bytes: int

@@ -9,6 +9,7 @@ The journal is off: any error discards the copy, which is all that a rollback co
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,7 +22,8 @@ from format_store.formats import MARKER_NAME
 from format_store.sqlitefile import connect, marker_of, quote_name, quote_text, sqlite_errors, uri
 
 _OPERATION = "build"
-_CACHE_KIB = 64 * 1024
+#: SQLite's page cache while it builds, which is also how much it sorts at once; more takes longer to sort.
+CACHE_KIB = 16 * 1024
 #: Rows per statement: often enough for progress, seldom enough to cost nothing.
 _BATCH = 50_000
 _WRITEBACK_EVERY_BATCHES = 4
@@ -81,7 +83,9 @@ def _configure(staging: sqlite3.Connection) -> None:
     staging.execute("PRAGMA main.journal_mode=OFF")
     staging.execute("PRAGMA main.synchronous=OFF")
     staging.execute("PRAGMA main.locking_mode=EXCLUSIVE")
-    staging.execute(f"PRAGMA main.cache_size=-{_CACHE_KIB}")
+    staging.execute(f"PRAGMA main.cache_size=-{CACHE_KIB}")
+    # Beside this thread, for sorting: an index that does not fit in memory is made in half the time.
+    staging.execute(f"PRAGMA threads={2 if len(os.sched_getaffinity(0)) > 1 else 0}")
 
 
 def _convert_tables(job: Job, staging: sqlite3.Connection, tables: list[str]) -> None:

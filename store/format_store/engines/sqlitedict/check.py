@@ -15,14 +15,12 @@ from pathlib import Path
 from format_store import beside, errors
 from format_store.abort import Abort
 from format_store.engines.base import Job
-from format_store.engines.sqlitedict import rowkeys, schema, values
+from format_store.engines.sqlitedict import rowkeys, schema, structure, values
 from format_store.formats import Format
 from format_store.run import Run
 from format_store.sqlitefile import connect, marker_of, quote_name, quote_text, sqlite_errors, uri
 
 _OPERATION = "verify"
-#: For looking each row up in its index: with SQLite's 2 MB most of the lookups would read the file.
-_CACHE_KIB = 64 * 1024
 
 
 def verify(job: Job) -> None:
@@ -49,7 +47,6 @@ def verify(job: Job) -> None:
 
 
 def _check_structure(job: Job, stop: Abort) -> None:
-    """Pages, the order of entries, an entry in each index for each row, and every CHECK."""
     with (
         sqlite_errors(_OPERATION, job.staging_path),
         closing(connect(job.staging_path)) as staging,
@@ -57,10 +54,17 @@ def _check_structure(job: Job, stop: Abort) -> None:
         stop.connection(staging),
     ):
         staging.execute("PRAGMA query_only=ON")
-        staging.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-        findings = _findings(staging)
-        if findings:
-            raise values.wrong(job, f"integrity_check: {findings}")
+        converted = [name for name, _ in job.survey.tables]
+        kept = [
+            name
+            for kind, name, _, _ in schema.other_objects(
+                staging, [schema.Table(name, "") for name in converted]
+            )
+            if kind == "table" and _stores_rows(staging, name, "main")
+        ]
+        found = structure.findings(staging, converted, kept)
+        if found:
+            raise values.wrong(job, f"integrity_check: {found}")
 
 
 def check(run: Run, path: Path, format: Format, *, tolerate_forbidden: bool = False) -> int:
@@ -102,14 +106,18 @@ def _compare_schema(job: Job, staging: sqlite3.Connection, converted: list[schem
         raise values.wrong(job, "a converted table is missing")
     for kind, name, _, _ in kept:
         # SQLite's statistics are no data, and DROP TABLE takes those of a converted table with it.
-        if kind == "table" and not name.startswith("sqlite_stat") and _stores_rows(staging, name):
+        if (
+            kind == "table"
+            and not name.startswith("sqlite_stat")
+            and _stores_rows(staging, name, "source")
+        ):
             _compare_kept_table(job, staging, name)
 
 
-def _stores_rows(staging: sqlite3.Connection, name: str) -> bool:
+def _stores_rows(staging: sqlite3.Connection, name: str, database: str) -> bool:
     """False for virtual tables: what they hold is in their shadow tables, which are compared themselves."""
     kind = staging.execute(
-        "SELECT type FROM pragma_table_list WHERE schema = 'source' AND name = ?", (name,)
+        "SELECT type FROM pragma_table_list WHERE schema = ? AND name = ?", (database, name)
     ).fetchone()
     return kind is None or kind[0] in ("table", "shadow")
 
@@ -206,13 +214,8 @@ def _require_equal_pairs(
     return expected
 
 
-def _findings(connection: sqlite3.Connection) -> str:
-    findings = connection.execute("PRAGMA main.integrity_check(5)").fetchall()
-    return "" if findings == [("ok",)] else "; ".join(str(finding[0]) for finding in findings)
-
-
 def _require_integrity(connection: sqlite3.Connection, path: Path) -> None:
-    findings = _findings(connection)
+    findings = structure.integrity(connection)
     if findings:
         raise errors.CorruptDatabase(
             f"integrity_check: {findings}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from format_store import errors, sqlitefile
 from format_store.codecs import CodecError, ValueFormat, ValueTooLarge
 from format_store.engines.base import Obstacle, Survey
-from format_store.engines.sqlitedict import rowkeys, schema, values
+from format_store.engines.sqlitedict import build, rowkeys, schema, values
 from format_store.formats import Format
 from format_store.run import Run
 from format_store.sqlitefile import quote_name
@@ -136,7 +136,19 @@ def survey(
     growth = _STRUCTURE_FACTOR * max(
         [1.0, *(_expansion(connection, name, source, target) for name, _ in counted)]
     )
-    return Survey(tuple(counted), int(pages * page_size * growth))
+    sorted_bytes = 0
+    # Below this SQLite sorts in memory (its page cache's size, see `build`).
+    if pages * page_size > build.CACHE_KIB * 1024:
+        sorted_bytes = sum(_sorted_bytes(connection, name) for name, _ in counted)
+    return Survey(tuple(counted), int(pages * page_size * growth) + sorted_bytes)
+
+
+def _sorted_bytes(connection: sqlite3.Connection, table: str) -> int:
+    """What the index's entries take while they are sorted: each key, its rowid, and what tells them apart."""
+    count, total = connection.execute(
+        f"SELECT count(*), total(length(CAST(key AS BLOB))) FROM {quote_name(table)}"
+    ).fetchone()
+    return int(total) + 24 * int(count)
 
 
 def _by_type(
