@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -84,13 +85,26 @@ class Printer:
         rows.append(("to", str(planned.target)))
         rows += [("table", f"{name}: {count:,} rows") for name, count in planned.tables]
         rows.append(("size", size(planned.size)))
+        rows += [
+            ("step", f"{number}. {text}") for number, text in enumerate(planned.steps, start=1)
+        ]
         if planned.bytes_needed:
-            rows.append(
+            kept = f", {size(planned.bytes_kept)} stay as a backup" if planned.bytes_kept else ""
+            needed, free = size(planned.bytes_needed), size(planned.bytes_available)
+            rows.append(("space", f"needs {needed} meanwhile, {free} free{kept}"))
+        if planned.estimate is not None:
+            told = planned.estimate
+            rows += [("time", f"about {told.seconds:,.1f} s, an estimate"), ("", told.basis)]
+        if planned.rehearsal is not None:
+            done = planned.rehearsal
+            sizes = f"{size(done.bytes_before)} -> {size(done.bytes_after)}"
+            rows += [
                 (
-                    "space",
-                    f"needs {size(planned.bytes_needed)}, {size(planned.bytes_available)} free",
-                )
-            )
+                    "rehearsed",
+                    f"{done.rows:,} rows in {done.seconds:,.2f} s, each verified; {sizes}",
+                ),
+                ("", f"the copy took {done.copy_seconds:,.2f} s and is gone"),
+            ]
         rows += [
             ("pending", f"{identity} would be recovered first") for identity in planned.pending
         ]
@@ -110,7 +124,9 @@ class Printer:
             rows.append(("to", str(result.target)))
         if result.outcome is Outcome.ABSENT:
             rows.append(("note", "there is no such file; nothing was made"))
-        if result.rows:
+        if result.outcome is Outcome.RESTORED:
+            rows.append(("verified", "byte for byte the backup; what was there is a backup now"))
+        elif result.rows:
             rows.append(("rows", f"{result.rows:,}, each verified"))
         if result.conversion_id is not None:
             rows.append(("size", f"{size(result.bytes_before)} -> {size(result.bytes_after)}"))
@@ -119,6 +135,32 @@ class Printer:
             rows.append(("backup", backup_line(result.backup)))
         rows.append(("time", f"{result.seconds:.2f} s"))
         self.document(result.to_dict(), aligned(rows))
+
+
+def backups_table(backups: Sequence[Backup]) -> str:
+    """One line for each backup, and one for what there is to say of it."""
+    if not backups:
+        return "no backups"
+    lines = [("id", "made at", "size", "rows", "kept", "sound", "format")]
+    for backup in backups:
+        sound = {None: "not checked", True: "yes", False: "NO"}[backup.sound]
+        lines.append(
+            (
+                backup.conversion_id,
+                backup.created_at or "unknown",
+                size(backup.size),
+                "" if backup.rows is None else f"{backup.rows:,}",
+                kept(backup),
+                sound,
+                str(backup.source_format or "unknown")
+                + (f" ({backup.note})" if backup.note else ""),
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 class ProgressLines(Observer):
@@ -192,8 +234,11 @@ def size(count: int) -> str:
 
 
 def backup_line(backup: Backup) -> str:
-    until = "pinned" if backup.pinned else f"until {backup.retain_until}"
-    return f"{backup.path}, {size(backup.size)}, of {backup.created_at}, {until}"
+    return f"{backup.path}, {size(backup.size)}, of {backup.created_at}, {kept(backup)}"
+
+
+def kept(backup: Backup) -> str:
+    return "pinned" if backup.pinned else f"until {backup.retain_until}"
 
 
 def formats_differ(path: str, found: Format, expected: Format) -> MarkerMismatch:

@@ -6,6 +6,8 @@ Kubernetes, HTTP, metrics libraries; this package must work with nothing but a v
     convert(path, target)        back up, convert, verify, swap, clean up
     recover(path)                end what a crash left; idempotent, needs nothing but the volume
     inspect(path) plan(path, …)  look, without changing anything
+    undo(path)                   convert back, with everything written since
+    list_backups(path)           what is kept; restore_backup, pin_backup, unpin_backup, delete_backup
     verify(path)                 decode every row, check the file
     open_store(path, ensure=…)   an app's way in: a ``SqliteDict`` in whatever format the file has
 
@@ -22,17 +24,24 @@ if TYPE_CHECKING:
     from format_store.api import (
         PLAIN_SQLITEDICT,
         convert,
+        delete_backup,
         inspect,
+        list_backups,
+        pin_backup,
         plan,
         prune_backups,
         recover,
+        restore_backup,
         settle,
+        undo,
+        unpin_backup,
         verify,
     )
     from format_store.failpoints import Failpoints
     from format_store.formats import Format, Marker
-    from format_store.inspection import Inspection, Plan
+    from format_store.inspection import Inspection
     from format_store.observer import Backup, Observer, Phase, Recovery, RecoveryOutcome
+    from format_store.planning import Plan
     from format_store.results import Outcome, Result
     from format_store.run import Retention
     from format_store.store import Store, open_store
@@ -49,7 +58,7 @@ _PUBLIC = {
     "Outcome": "results",
     "PLAIN_SQLITEDICT": "api",
     "Phase": "observer",
-    "Plan": "inspection",
+    "Plan": "planning",
     "Recovery": "observer",
     "RecoveryOutcome": "observer",
     "Result": "results",
@@ -57,12 +66,18 @@ _PUBLIC = {
     "Store": "store",
     "VERSION": "version",
     "convert": "api",
+    "delete_backup": "api",
     "inspect": "api",
+    "list_backups": "api",
     "open_store": "store",
+    "pin_backup": "api",
     "plan": "api",
     "prune_backups": "api",
     "recover": "api",
+    "restore_backup": "api",
     "settle": "api",
+    "undo": "api",
+    "unpin_backup": "api",
     "verify": "api",
 }
 
@@ -85,12 +100,18 @@ __all__ = [
     "Retention",
     "Store",
     "convert",
+    "delete_backup",
     "inspect",
+    "list_backups",
     "open_store",
+    "pin_backup",
     "plan",
     "prune_backups",
     "recover",
+    "restore_backup",
     "settle",
+    "undo",
+    "unpin_backup",
     "verify",
 ]
 

@@ -6,12 +6,15 @@ import os
 from collections.abc import Sequence
 
 from format_store import (
-    backups,
     conversion,
     errors,
     inspection,
     lock,
+    planning,
     preflight,
+    restore,
+    retained,
+    reversal,
     sqlitefile,
 )
 from format_store import (
@@ -21,7 +24,7 @@ from format_store.abort import Abort
 from format_store.engines import registry
 from format_store.formats import Format
 from format_store.layout import Layout
-from format_store.observer import Observer
+from format_store.observer import Backup, Observer
 from format_store.results import Result
 from format_store.run import DEFAULT_WORKER_MEMORY, Retention, Run, os_errors
 
@@ -101,23 +104,35 @@ def plan(
     target: Format,
     *,
     unmarked: Sequence[Format] = (PLAIN_SQLITEDICT,),
+    retention: Retention = Retention(),  # noqa: B008 - immutable
+    rehearse: bool = False,
+    observer: Observer | None = None,
     openers_unchecked: bool = False,
     pickle_allow: Sequence[str] = (),
     worker_memory: int = DEFAULT_WORKER_MEMORY,
     abort: Abort | None = None,
-) -> inspection.Plan:
-    """What ``convert`` would do and what stands in its way, every value decoded. Writes nothing.
+    failpoints: _failpoints.Failpoints | None = None,
+) -> planning.Plan:
+    """What ``convert`` would do, how long it may take, what space it needs and what stands in its way.
 
-    Raises StoreError kinds for what cannot even be looked at; refusals are in the plan.
+    Every value is decoded, and nothing written: the volume is measured with a file that has no name. With
+    ``rehearse`` the whole conversion is done on a throw-away copy in the state directory, and measured; the
+    database's lock is held meanwhile, the database itself only while it is copied.
+
+    Raises StoreError kinds for what cannot even be looked at; refusals are in the plan. A rehearsal also raises
+    TryAgain kinds, and Failed kinds where the conversion itself failed.
     """
     run = Run(
         Layout.of(path),
-        abort=abort or Abort(),
-        openers_unchecked=openers_unchecked,
-        pickle_allow=tuple(pickle_allow),
-        worker_memory=worker_memory,
+        observer or Observer(),
+        abort or Abort(),
+        failpoints or _failpoints.NONE,
+        openers_unchecked,
+        tuple(pickle_allow),
+        worker_memory,
+        retention,
     )
-    return inspection.plan(run, target, tuple(unmarked))
+    return planning.plan(run, target, tuple(unmarked), rehearse=rehearse)
 
 
 def settle(path: str | os.PathLike[str]) -> None:
@@ -185,7 +200,131 @@ def prune_backups(
         if not layout.retained():
             return None
         with lock.exclusive(layout), sqlitefile.sqlite_errors("delete backups", layout.primary):
-            return backups.prune(layout, observer or Observer(), unchecked=openers_unchecked)
+            return retained.prune(layout, observer or Observer(), unchecked=openers_unchecked)
+
+
+def list_backups(
+    path: str | os.PathLike[str], *, verify: bool = False, openers_unchecked: bool = False
+) -> tuple[Backup, ...]:
+    """The retained backups, oldest first. ``verify`` reads each of them and says whether it is ``sound``.
+
+    Raises StorageError; with ``verify`` also Locked, InUse (somebody has a backup open).
+    """
+    return retained.kept(Layout.of(path), verify=verify, unchecked=openers_unchecked)
+
+
+def pin_backup(path: str | os.PathLike[str], backup_id: str) -> Backup:
+    """Keep a backup until it is unpinned. Raises NoSuchBackup, UnreadableManifest, Locked, StorageError."""
+    return retained.pin(Layout.of(path), backup_id)
+
+
+def unpin_backup(
+    path: str | os.PathLike[str], backup_id: str, *, retain_for: float | None = None
+) -> Backup:
+    """Let a backup's time run again: from now on, for ``retain_for`` seconds.
+
+    Without it, for as long as its conversion was asked to keep it; one that was kept for a person's sake
+    (by a restoration, or by recovery) has no time, and the next ``prune_backups`` deletes it. One that is
+    not pinned stays as it is. Raises as ``pin_backup`` does, and UsageError.
+    """
+    if retain_for is not None and not 0 <= retain_for < float("inf"):
+        raise errors.UsageError(
+            f"a backup cannot be kept for {retain_for} seconds",
+            operation="backups",
+            path=path,
+            hint="Nothing was touched. 0 or more, or pin it.",
+        )
+    return retained.unpin(Layout.of(path), backup_id, retain_for)
+
+
+def delete_backup(
+    path: str | os.PathLike[str],
+    backup_id: str,
+    *,
+    observer: Observer | None = None,
+    abort: Abort | None = None,
+    openers_unchecked: bool = False,
+    pickle_allow: Sequence[str] = (),
+    failpoints: _failpoints.Failpoints | None = None,
+) -> Backup:
+    """Delete a backup before its time, after every row of the database itself was decoded.
+
+    Raises BackupPinned, NoSuchBackup, PrimaryUnsound (the backup may be the only good copy), StrayWrites
+    (somebody wrote to the backup), InUse, Locked, StorageError. Whatever is raised, the backup is still there.
+    """
+    run = Run(
+        Layout.of(path),
+        observer or Observer(),
+        abort or Abort(),
+        failpoints or _failpoints.NONE,
+        openers_unchecked,
+        tuple(pickle_allow),
+    )
+    return retained.delete(run, backup_id)
+
+
+def restore_backup(
+    path: str | os.PathLike[str],
+    backup_id: str,
+    *,
+    observer: Observer | None = None,
+    abort: Abort | None = None,
+    openers_unchecked: bool = False,
+    failpoints: _failpoints.Failpoints | None = None,
+) -> Result:
+    """The database becomes the backup, byte for byte; what was written since is in a new, pinned backup.
+
+    The backup stays, too. Raises NoSuchBackup, BackupUnsound, InUse, and what ``convert`` raises.
+    """
+    run = Run(
+        Layout.of(path),
+        observer or Observer(),
+        abort or Abort(),
+        failpoints or _failpoints.NONE,
+        openers_unchecked,
+    )
+    return restore.restore(run, backup_id)
+
+
+def undo(
+    path: str | os.PathLike[str],
+    *,
+    to_backup: str | None = None,
+    losing_later_writes: bool = False,
+    retention: Retention = Retention(),  # noqa: B008 - immutable
+    observer: Observer | None = None,
+    abort: Abort | None = None,
+    openers_unchecked: bool = False,
+    pickle_allow: Sequence[str] = (),
+    worker_memory: int = DEFAULT_WORKER_MEMORY,
+    failpoints: _failpoints.Failpoints | None = None,
+) -> Result:
+    """Convert the database back to the format before its last conversion; everything written since stays.
+
+    Undoing twice leads to where it began. With ``to_backup`` and ``losing_later_writes`` it is
+    ``restore_backup`` instead; neither means anything without the other.
+
+    Raises NothingToUndo, UsageError, and what ``convert`` and ``restore_backup`` raise.
+    """
+    if (to_backup is not None) != losing_later_writes:
+        raise errors.UsageError(
+            "a backup is restored only together with the word that later writes are to be lost",
+            operation="undo",
+            path=path,
+            hint="Nothing was touched. Name both, the backup and that word, or neither: then everything that "
+            "was written since stays.",
+        )
+    run = Run(
+        Layout.of(path),
+        observer or Observer(),
+        abort or Abort(),
+        failpoints or _failpoints.NONE,
+        openers_unchecked,
+        tuple(pickle_allow),
+        worker_memory,
+        retention,
+    )
+    return reversal.undo(run) if to_backup is None else restore.restore(run, to_backup)
 
 
 def _require_file(run: Run) -> None:
@@ -201,10 +340,16 @@ def _require_file(run: Run) -> None:
 __all__ = [
     "PLAIN_SQLITEDICT",
     "convert",
+    "delete_backup",
     "inspect",
+    "list_backups",
+    "pin_backup",
     "plan",
     "prune_backups",
     "recover",
+    "restore_backup",
     "settle",
+    "undo",
+    "unpin_backup",
     "verify",
 ]

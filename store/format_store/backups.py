@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from format_store import clock, durable, errors, lease, sqlitefile
-from format_store import manifest as manifests
+from format_store.engines import registry
+from format_store.formats import Format
 from format_store.layout import Layout, WorkDirectory
 from format_store.manifest import FileStat, Manifest
-from format_store.observer import Backup, Observer
+from format_store.run import Run
 
 _OPERATION = "delete pre-image"
 
@@ -79,6 +80,49 @@ def prove_readable(layout: Layout, work: WorkDirectory) -> PrimaryProof | None:
     return PrimaryProof(work.conversion_id, "the primary has a marker and passes quick_check")
 
 
+def prove_sound(run: Run, work: WorkDirectory, manifest: Manifest) -> PrimaryProof:
+    """Every row of the primary, which its application may be using, was decoded.
+
+    A primary without a marker is looked at in the formats that ``manifest`` speaks of, and has to hold
+    something: emptied, it would prove nothing. Raises PrimaryUnsound, InUse, StorageError.
+    """
+    try:
+        sqlitefile.refuse_foreign_super_journal(run.layout)
+        marker = sqlitefile.read_marker(run.layout)
+        if marker is not None:
+            _check(run, marker.format)
+            return PrimaryProof(work.conversion_id, f"every row of the primary is {marker.format}")
+        for candidate in (manifest.source_format, manifest.target_format):
+            if candidate is not None and _fits(run, candidate):
+                return PrimaryProof(work.conversion_id, f"every row of the primary is {candidate}")
+    except (errors.Refused, errors.Failed) as error:
+        if error.retryable:
+            raise
+        raise _unsound(run, error.message) from error
+    raise _unsound(run, "it has no marker, and no rows in a format that the backup speaks of")
+
+
+def _check(run: Run, format: Format) -> int:
+    return registry.get(format.engine).check(run, run.primary, format, tolerate_forbidden=True)
+
+
+def _fits(run: Run, candidate: Format) -> bool:
+    try:
+        return _check(run, candidate) > 0
+    except (errors.Refused, errors.VerificationFailed):
+        return False
+
+
+def _unsound(run: Run, why: str) -> errors.PrimaryUnsound:
+    return errors.PrimaryUnsound(
+        f"the database itself is not known to be sound: {why}",
+        operation=_OPERATION,
+        path=run.primary,
+        hint="Nothing was deleted: the backup may be the only good copy. Look at the database first "
+        "(storageformat verify), or restore the backup.",
+    )
+
+
 def delete_preimage(
     work: WorkDirectory, manifest: Manifest, held: lease.WriteLease, proof: PrimaryProof
 ) -> None:
@@ -106,7 +150,7 @@ def require_untouched(work: WorkDirectory, manifest: Manifest, held: lease.Write
             "another process has the old file open",
             operation=_OPERATION,
             path=work.preimage,
-            hint="The conversion is done and the pre-image is kept. It goes when that process closes it.",
+            hint="It is kept, and the database is complete without it. It goes once that process has closed it.",
         )
     # Another inode or time with the same content is a copy: no hard links here, or a restored volume.
     as_noted = FileStat.of(held.stat()) == manifest.source
@@ -115,7 +159,7 @@ def require_untouched(work: WorkDirectory, manifest: Manifest, held: lease.Write
             "the old file was written to after it had been replaced",
             operation=_OPERATION,
             path=work.preimage,
-            hint="Nothing was deleted. The database is converted; compare it with the kept file.",
+            hint="Nothing was deleted, and the database is in place; compare it with the kept file.",
         )
 
 
@@ -125,7 +169,7 @@ def retain(layout: Layout, work: WorkDirectory, manifest: Manifest) -> WorkDirec
     The manifest says until when before the directory moves, so that a crash between repeats the move.
     """
     durable.unlink(work.staging)  # there still is one where the swap was not ours
-    until = None if manifest.pinned else clock.at(_end_of_time(manifest.retain_for))
+    until = None if manifest.pinned else clock.at(end_of_time(manifest.retain_for))
     replace(manifest, retain_until=until).save(work)
     durable.make_directory(layout.backups)
     target = WorkDirectory(layout.backups / work.conversion_id)
@@ -135,7 +179,7 @@ def retain(layout: Layout, work: WorkDirectory, manifest: Manifest) -> WorkDirec
     return target
 
 
-def _end_of_time(retain_for: float) -> float:
+def end_of_time(retain_for: float) -> float:
     """Seconds since the epoch; "a million years" means the last moment that can be written."""
     return min(clock.parse(clock.now()) + retain_for, clock.LAST)
 
@@ -154,71 +198,6 @@ def quarantine(layout: Layout, work: WorkDirectory, file: Path, name: str) -> Pa
     durable.fsync_directory(directory)
     durable.fsync_directory(file.parent)
     return target
-
-
-def listed(layout: Layout) -> list[tuple[WorkDirectory, Backup]]:
-    """Every pre-image there is, of pending work and retained, oldest first; (directory, backup).
-
-    One whose manifest cannot be read is listed as pinned: nobody but a person knows what it is.
-    """
-    found = []
-    for work in [*layout.retained(), *layout.pending()]:
-        if not durable.exists(work.preimage):
-            continue
-        manifest = _readable_manifest(work)
-        if manifest is not None:
-            backup = manifest.backup(work)
-        else:
-            size = os.lstat(work.preimage).st_size
-            backup = Backup(
-                work.conversion_id, os.fspath(work.preimage), size, "", None, pinned=True
-            )
-        found.append((work, backup))
-    return sorted(found, key=lambda entry: entry[0].conversion_id)
-
-
-def _readable_manifest(work: WorkDirectory) -> Manifest | None:
-    try:
-        return manifests.load(work)
-    except errors.UnreadableManifest:
-        return None
-
-
-def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | None:
-    """Delete retained backups whose time is over; seconds until the next one's, or None.
-
-    A backup that is in use or that somebody wrote to stays, and is looked at again the next time; it is
-    told (InUse, StrayWrites) once the others have been seen to. The caller holds the lock.
-    """
-    following: list[float] = []
-    problems: list[errors.StoreError] = []
-    now = clock.parse(clock.now())
-    for work in layout.retained():
-        if not durable.exists(work.preimage):
-            # Deleted before, but for the rest of the directory.
-            clear(work)
-            continue
-        manifest = _readable_manifest(work)
-        if manifest is None or manifest.pinned or manifest.retain_until is None:
-            continue
-        remaining = clock.parse(manifest.retain_until) - now
-        if remaining > 0:
-            following.append(remaining)
-            continue
-        proof = prove_readable(layout, work)
-        if proof is None:
-            continue
-        try:
-            with lease.take(work.preimage, operation=_OPERATION, unchecked=unchecked) as held:
-                delete_preimage(work, manifest, held, proof)
-        except (errors.InUse, errors.StrayWrites) as error:
-            problems.append(error)
-            continue
-        clear(work)
-        observer.backup_deleted(manifest.backup(work))
-    if problems:
-        raise problems[0]
-    return min(following, default=None)
 
 
 def clear(work: WorkDirectory) -> None:

@@ -8,6 +8,7 @@ the staging copy and leaves the primary as it was; after it, the work that is le
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,24 +16,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from format_store import (
+    beside,
     clock,
     durable,
+    ending,
     errors,
-    history,
     lease,
     lock,
     preflight,
     recovery,
     sqlitefile,
-    swap,
 )
-from format_store import manifest as manifests
+from format_store.abort import Abort
 from format_store.engines import registry
 from format_store.engines.base import Engine, Job, Survey
 from format_store.formats import Format, Marker
 from format_store.layout import Layout, WorkDirectory
 from format_store.manifest import FileStat, Manifest
-from format_store.observer import Backup, Phase, Recovery
+from format_store.observer import Phase, Recovery
+from format_store.patience import patiently
 from format_store.results import Outcome, Result
 from format_store.run import Run, os_errors
 from format_store.version import VERSION
@@ -78,7 +80,7 @@ def recover(run: Run) -> Result:
     """End what an earlier run left, and nothing else."""
     started = clock.seconds()
     try:
-        if not durable.exists(run.layout.work):
+        if not durable.exists(run.layout.work) and not durable.exists(run.layout.rehearsal):
             # Nothing was ever pending here: do not even make a state directory.
             return Result.of(run, Outcome.UNCHANGED, started, ())
         run.observer.phase(Phase.LOCKING)
@@ -107,7 +109,8 @@ def decide(
         size = os.stat(path).st_size
         if survey is not None:
             preflight.require_single_link(run.layout, os.lstat(path))
-            preflight.require_space(run.layout, survey.staging_bytes)
+            needed = survey.staging_bytes + preflight.preimage_bytes(run.layout, size)
+            preflight.require_space(run.layout, needed)
             preflight.require_not_open(run.layout, unchecked=run.openers_unchecked)
             # After the lease told that nobody has it open: this reads through a descriptor of its own.
             sqlitefile.read_header(path, operation="check")
@@ -134,6 +137,7 @@ def _decide_content(
             present = engine.of_empty()
         else:
             present = _identify(run, connection, engine, target, unmarked)
+            refuse_rows = False  # each row has just been looked at
         if present.engine != target.engine:
             raise errors.UnsupportedSchema(
                 f"is {present}; there is no way from the engine {present.engine} to {target.engine}",
@@ -214,8 +218,10 @@ def _convert(
             journal_mode = sqlitefile.settle(run.layout)
             if __debug__:
                 run.failpoints.hit("settle.after")
-            source, source_digest = _note(run)
-        marker = Marker(target, clock.new_conversion_id(), clock.now(), VERSION)
+            source = _note(run)
+        marker = Marker(
+            target, clock.new_conversion_id(), clock.now(), VERSION, previous=decision.present
+        )
         manifest = Manifest(
             conversion_id=marker.conversion_id,
             database=run.primary.name,
@@ -225,7 +231,6 @@ def _convert(
             source_format=decision.present,
             target_format=target,
             source=source,
-            source_digest=source_digest,
             retain_for=run.retention.retain_for,
             pinned=run.retention.pinned,
         )
@@ -245,9 +250,9 @@ def _convert(
         )  # fmt: skip
         manifest = _build_and_verify(job, work, manifest)
         run.check_abort("swap")
-        backup = _commit(run, work, manifest)
+        backup = ending.commit(run, work, manifest)
     except BaseException as error:
-        _give_up(run, work, manifest, error)
+        ending.give_up(run, work, manifest, error)
         raise
     return Result.of(
         run, Outcome.CONVERTED, started, recoveries,
@@ -256,40 +261,101 @@ def _convert(
     )  # fmt: skip
 
 
-def _note(run: Run) -> tuple[FileStat, str]:
-    """Stat and digest of the source at rest, under a lease, so that both speak of the same bytes."""
+def _note(run: Run) -> FileStat:
+    """Stat of the source at rest; the lease tells that nobody has it open."""
     with lease.take(run.primary, operation="settle", unchecked=run.openers_unchecked) as held:
-        digest = durable.digest(held.descriptor, lambda: run.check_abort("settle"))
-        return FileStat.of(held.stat()), digest
+        return FileStat.of(held.stat())
 
 
 def _build_and_verify(job: Job, work: WorkDirectory, manifest: Manifest) -> Manifest:
     run = job.run
     engine = registry.get(job.target.engine)
-    with _writers_locked_out(run, manifest), _temporary_files_in(work):
-        run.observer.phase(Phase.BUILDING)
-        engine.build(job)
+    # Outermost: its descriptor may be closed only when no connection holds a lock on the source any more.
+    with _digest_beside(run, manifest) as source_digest:
+        with _writers_locked_out(run, manifest), _temporary_files_in(work):
+            run.observer.phase(Phase.BUILDING)
+            engine.build(job)
+            if __debug__:
+                run.failpoints.hit("build.after-staging")
+            run.observer.phase(Phase.SYNCING)
+            run.check_abort("sync")
+            with os_errors("sync", work.staging), _synced_beside(run, work) as synced:
+                run.observer.phase(Phase.VERIFYING)
+                engine.verify(job)
+            if __debug__:
+                run.failpoints.hit("build.after-fsync")
         if __debug__:
-            run.failpoints.hit("build.after-staging")
-        run.observer.phase(Phase.SYNCING)
-        with os_errors("sync", work.staging):
-            _finish_staging(run, work)
-        if __debug__:
-            run.failpoints.hit("build.after-fsync")
-        run.check_abort("verify")
-        run.observer.phase(Phase.VERIFYING)
-        engine.verify(job)
-    if __debug__:
-        run.failpoints.hit("verify.after")
-    with os_errors("note", work.path):
-        with lease.take(work.staging, operation="note", unchecked=run.openers_unchecked) as held:
-            digest = durable.digest(held.descriptor, lambda: run.check_abort("note"))
-            staging = FileStat.of(held.stat())
-        ready = manifest.ready(staging, digest, job.survey.rows)
-        ready.save(work)
+            run.failpoints.hit("verify.after")
+        with os_errors("note", work.path):
+            ready = manifest.ready(
+                source_digest.result(),
+                *_staging_at_rest(run, work, synced.result()),
+                job.survey.rows,
+            )
+            ready.save(work)
     if __debug__:
         run.failpoints.hit("verify.after-ready")
     return ready
+
+
+@contextmanager
+def _digest_beside(run: Run, manifest: Manifest) -> Iterator[beside.Task[str]]:
+    """The digest of the source, made while the copy is: nobody writes to it meanwhile (as noted, and locked)."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os_errors("settle", run.primary):
+        descriptor = patiently(lambda: os.open(run.primary, flags))
+    try:
+        if FileStat.of(os.fstat(descriptor)) != manifest.source:
+            raise _written_to(run)
+        with beside.running(lambda stop: _digest(run, descriptor, stop)) as digest:
+            yield digest
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _synced_beside(run: Run, work: WorkDirectory) -> Iterator[beside.Task[tuple[FileStat, str]]]:
+    """Owner, mode and attributes; then content and name made durable, and digested, while the body runs."""
+    descriptor = os.open(work.staging, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def sync(stop: Abort) -> tuple[FileStat, str]:
+        with os_errors("sync", work.staging):
+            durable.fsync_descriptor(descriptor)
+            return FileStat.of(os.fstat(descriptor)), _digest(run, descriptor, stop)
+
+    try:
+        # The source is open in SQLite here: its metadata is read by path, never by descriptor.
+        durable.copy_metadata(run.primary, descriptor)
+        with beside.running(sync) as synced:
+            yield synced
+    finally:
+        os.close(descriptor)
+    durable.fsync_directory(work.path)
+
+
+def _digest(run: Run, descriptor: int, stop: Abort) -> str:
+    def checkpoint() -> None:
+        run.check_abort("digest")
+        if stop.requested:
+            raise InterruptedError(errno.EINTR, "what it was made for has failed")
+
+    with os_errors("digest", run.primary):
+        return durable.digest(descriptor, checkpoint)
+
+
+def _staging_at_rest(
+    run: Run, work: WorkDirectory, synced: tuple[FileStat, str]
+) -> tuple[FileStat, str]:
+    """Stat and digest of the verified copy, with nobody at it."""
+    with lease.take(work.staging, operation="note", unchecked=run.openers_unchecked) as held:
+        if FileStat.of(held.stat()) == synced[0]:
+            return synced
+        raise errors.Failed(
+            "the converted copy was written to after it had been made",
+            operation="note",
+            path=work.staging,
+            hint="The copy was discarded; the database is as it was. Find out who writes there.",
+        )
 
 
 @contextmanager
@@ -302,14 +368,18 @@ def _writers_locked_out(run: Run, manifest: Manifest) -> Iterator[None]:
         guard.execute("BEGIN IMMEDIATE")
         # By path, not by a descriptor of our own: closing one would drop the lock just taken.
         if FileStat.of(os.lstat(run.primary)) != manifest.source:
-            raise errors.InUse(
-                "the database was written to after it had been settled",
-                operation="lock source",
-                path=run.primary,
-                hint="Nothing was changed. Stop the process that writes to it, and try again.",
-            )
+            raise _written_to(run)
         yield
         guard.execute("ROLLBACK")
+
+
+def _written_to(run: Run) -> errors.InUse:
+    return errors.InUse(
+        "the database was written to after it had been settled",
+        operation="lock source",
+        path=run.primary,
+        hint="Nothing was changed. Stop the process that writes to it, and try again.",
+    )
 
 
 @contextmanager
@@ -324,73 +394,6 @@ def _temporary_files_in(work: WorkDirectory) -> Iterator[None]:
             del os.environ["SQLITE_TMPDIR"]
         else:
             os.environ["SQLITE_TMPDIR"] = before
-
-
-def _finish_staging(run: Run, work: WorkDirectory) -> None:
-    """Owner, mode and attributes before the swap, then make content and name durable."""
-    descriptor = os.open(work.staging, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        # The source is open in SQLite here: its metadata is read by path, never by descriptor.
-        durable.copy_metadata(run.primary, descriptor)
-        durable.fsync_descriptor(descriptor)
-    finally:
-        os.close(descriptor)
-    durable.fsync_directory(work.path)
-
-
-def _commit(run: Run, work: WorkDirectory, manifest: Manifest) -> Backup | None:
-    run.observer.phase(Phase.SWAPPING)
-    unchecked = run.openers_unchecked
-    with (
-        lease.take(run.primary, operation="swap", unchecked=unchecked) as old,
-        lease.take(work.staging, operation="swap", unchecked=unchecked) as new,
-    ):
-        proof = swap.swap(run, work, manifest, old, new)
-        backup = manifest.backup(work)
-        run.observer.backup_created(backup)
-        try:
-            kept = recovery.complete(run, work, manifest, proof, old)
-        except OSError as error:
-            raise errors.CleanUpPending(
-                f"the database is converted, but not everything could be cleared up ({error})",
-                operation="clean up",
-                path=run.primary,
-                hint="The next run clears up the rest.",
-            ) from error
-    if kept is None:
-        return None
-    retained = manifests.load(kept)
-    return retained.backup(kept) if retained else None
-
-
-def _give_up(
-    run: Run, work: WorkDirectory | None, manifest: Manifest | None, error: BaseException
-) -> None:
-    """Discard the staging copy after an error, and remember how it ended.
-
-    Best effort: what cannot be cleared up is pending work, which the next run recovers. After a swap that
-    may have happened nothing is discarded here; recovery looks at the disk and knows.
-    """
-    if isinstance(error, errors.NeedsAttention):
-        return
-    try:
-        if work is not None and durable.exists(work.path):
-            situation, found = recovery.examine(run, work)
-            if situation not in (recovery.Situation.UNBUILT, recovery.Situation.UNSWAPPED):
-                return
-            recovery.discard(run, work, found)
-        if isinstance(error, errors.Refused):
-            return
-        result = "aborted" if isinstance(error, errors.Aborted | KeyboardInterrupt) else "failed"
-        if isinstance(error, errors.TryAgain):
-            result = "aborted"
-        identity = manifest.conversion_id if manifest else clock.new_conversion_id()
-        history.record(
-            run.layout, "conversion", identity, (f"conversions.{result}",),
-            result=result, detail=str(error),
-        )  # fmt: skip
-    except (OSError, errors.StoreError) as second:
-        error.add_note(f"clearing up failed as well, which the next run repeats: {second}")
 
 
 def pending(layout: Layout) -> tuple[str, ...]:

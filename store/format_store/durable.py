@@ -17,11 +17,15 @@ import ctypes
 import errno
 import hashlib
 import os
+import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK = 1 << 20
+_KERNEL_CHUNK = 64 << 20
+_NO_KERNEL_COPY = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV})
 _SYNC_FILE_RANGE_WRITE = 2
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -97,28 +101,99 @@ def link(source: Path, target: Path) -> bool:
     return True
 
 
-def copy_descriptor(source: int, target: Path) -> None:
+def has_hard_links(directory: Path) -> bool:
+    """Whether ``link`` can give a file in ``directory`` a second name. Makes no name, not for a moment.
+
+    Asks for a second name of a file without any, opened so that it can never get one: where there are hard
+    links that is ENOENT (vfs_link in Linux's fs/namei.c), elsewhere "not supported". False where the
+    question cannot be asked (O_TMPFILE is not supported): space for a copy has to be there, then.
+    """
+    try:
+        descriptor = os.open(
+            directory, os.O_TMPFILE | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600
+        )
+    except OSError:
+        return False
+    try:
+        os.link(
+            f"/proc/self/fd/{descriptor}",
+            directory / f".{os.urandom(8).hex()}",
+            src_dir_fd=descriptor,  # linkat(2): only that follows the link in /proc
+            follow_symlinks=True,
+        )
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    raise AssertionError("a file that may get no name got one")
+
+
+def measure_writing(directory: Path, data: bytes, repeats: int) -> float | None:
+    """Seconds that writing ``data`` so many times and one fsync take on ``directory``'s filesystem.
+
+    Into a file that never has a name (O_TMPFILE), so that nothing is left whatever happens; None where
+    the filesystem has no such files.
+    """
+    try:
+        descriptor = os.open(
+            directory, os.O_TMPFILE | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600
+        )
+    except OSError:
+        return None
+    try:
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            _write(descriptor, data)
+        os.fsync(descriptor)
+        return time.perf_counter() - begun
+    finally:
+        os.close(descriptor)
+
+
+def copy_descriptor(
+    source: int, target: Path, checkpoint: Callable[[int], None] = lambda _copied: None
+) -> None:
     """Copy content and metadata to ``target``, which appears whole and durable, or not at all.
 
     Takes a descriptor, because opening the source's path again would break a lease that is held on it.
+    ``checkpoint`` is called with the bytes copied so far, and may raise.
     """
     temporary = _temporary(target)
     writer = _create(temporary)
     try:
         try:
-            offset = 0
+            offset = _share_or_copy(source, writer, checkpoint)
             while chunk := os.pread(source, _CHUNK, offset):
                 _write(writer, chunk)
                 offset += len(chunk)
+                checkpoint(offset)
             copy_metadata(source, writer)
             os.fsync(writer)
         finally:
             os.close(writer)
         os.rename(temporary, target)
-    except OSError:
+    except BaseException:
         unlink(temporary)
         raise
     fsync_directory(target.parent)
+
+
+def _share_or_copy(source: int, writer: int, checkpoint: Callable[[int], None]) -> int:
+    """Let the kernel copy, or share blocks where the filesystem can (copy_file_range(2)): bytes done so far.
+
+    Where it cannot, that is fewer than all, and the caller goes on by hand.
+    """
+    offset = 0
+    try:
+        while count := os.copy_file_range(source, writer, _KERNEL_CHUNK, offset_src=offset):
+            offset += count
+            checkpoint(offset)
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+    return offset
 
 
 def _temporary(path: Path) -> Path:
@@ -199,6 +274,15 @@ def remove_directory(path: Path) -> None:
         os.rmdir(path)
     except FileNotFoundError:
         return
+    fsync_directory(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it and make that durable; follows no link.
+
+    For throw-away copies only (a rehearsal's): pre-images and backups never go this way.
+    """
+    shutil.rmtree(path)
     fsync_directory(path.parent)
 
 

@@ -2,14 +2,15 @@
 
     StoreError                       operation, path, hint; exit code, reason, whether a retry can help
     ├── UsageError            2      the call or the declared format makes no sense
-    │   └── InvalidFormat
+    │   └── InvalidFormat  NoSuchBackup
     ├── Refused               3      decided before the database was touched; a person changes something
     │   ├── about the file:     SymbolicLink  ExtraHardLinks  NotARegularFile  MountPoint  ReadOnly
     │   │                       WrongUser  UnsafeStateDirectory  LeasesUnsupported  InsufficientSpace
     │   ├── about its content:  NotASQLiteDatabase  NewerSQLiteFormat  SuperJournalElsewhere
     │   │                       UnreadableMarker  NewerMarker  UnknownMarker  MarkerMismatch
     │   │                       UndeclaredFormat  AmbiguousFormat  UnsupportedSchema
-    │   └── about the target:   UnconvertibleKey  UnconvertibleValue
+    │   ├── about the target:   UnconvertibleKey  UnconvertibleValue
+    │   └── about the way back: NothingToUndo  BackupPinned  BackupUnsound
     ├── TryAgain              75     somebody else is at work, or the conversion was told to stop
     │   └── Locked  InUse  Aborted  CleanUpPending
     ├── Failed                1      the conversion went wrong; the database is as it was
@@ -62,6 +63,10 @@ class UsageError(StoreError):
 
 class InvalidFormat(UsageError):
     """A format that was declared does not exist or has unknown parameters."""
+
+
+class NoSuchBackup(UsageError):
+    """No retained backup has that id."""
 
 
 # --- refused: decided before the database was touched ------------------------------------------------
@@ -155,6 +160,18 @@ class UnconvertibleKey(Refused):
 
 class UnconvertibleValue(Refused):
     """A value that the target format cannot hold unchanged; names table, key and type."""
+
+
+class NothingToUndo(Refused):
+    """Nothing tells what the database was in before, or its last change was no conversion."""
+
+
+class BackupPinned(Refused):
+    """The backup is pinned, and is deleted only after it has been unpinned."""
+
+
+class BackupUnsound(Refused):
+    """The backup is not, byte for byte, what its manifest says; it is not put in the database's place."""
 
 
 # --- try again -----------------------------------------------------------------------------------------

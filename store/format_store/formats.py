@@ -104,13 +104,17 @@ class Format:
 
 @dataclass(frozen=True)
 class Marker:
-    """What the database says of itself. ``converted_at`` is RFC 3339 in UTC."""
+    """What the database says of itself. ``converted_at`` is RFC 3339 in UTC.
+
+    ``previous``: the format before this conversion, which ``undo`` goes back to; None where nothing tells.
+    """
 
     format: Format
     conversion_id: str
     converted_at: str
     tool_version: str
     marker_version: int = MARKER_VERSION
+    previous: Format | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -119,7 +123,7 @@ class Marker:
             "conversion": self.conversion_id,
             "convertedAt": self.converted_at,
             "tool": self.tool_version,
-        }
+        } | ({} if self.previous is None else {"previous": self.previous.to_spec()})
 
     def create_statement(self) -> str:
         """The SQL that puts this marker into a database without one."""
@@ -166,7 +170,15 @@ def parse_marker(statement: str, *, path: str) -> Marker:
             hint="Nothing was touched. A plug-in may be missing, or a newer version of the tool wrote it.",
         ) from error
     conversion_id, converted_at, tool_version = texts
-    return Marker(found, conversion_id, converted_at, tool_version, version)
+    return Marker(found, conversion_id, converted_at, tool_version, version, _previous(document))
+
+
+def _previous(document: Mapping[str, Any]) -> Format | None:
+    """What nobody can read any more cannot be gone back to; the database itself is none the worse for it."""
+    try:
+        return Format.from_spec(document["previous"])
+    except (KeyError, errors.InvalidFormat):
+        return None
 
 
 def _invalid(message: str) -> errors.InvalidFormat:

@@ -1,24 +1,19 @@
-"""Looking at a database without changing it, and planning what a conversion would do."""
+"""Looking at a database without changing it."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from format_store import backups, conversion, durable, errors, lease, preflight, sqlitefile
-from format_store.engines import registry
-from format_store.engines.base import Obstacle
+from format_store import conversion, durable, errors, lease, preflight, retained, sqlitefile
 from format_store.formats import Format, Marker
 from format_store.layout import Layout
 from format_store.observer import Backup
-from format_store.run import Run, os_errors
+from format_store.run import os_errors
 from format_store.sqlitefile import quote_name
-
-MAX_OBSTACLES = 100
 
 
 @dataclass(frozen=True)
@@ -58,50 +53,12 @@ class Inspection:
         }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What ``convert`` would do. ``refusal`` is the error that it would raise; sizes in bytes."""
-
-    path: str
-    action: str
-    source: Format | None
-    target: Format
-    tables: tuple[tuple[str, int], ...]
-    size: int
-    bytes_needed: int
-    bytes_available: int
-    obstacles: tuple[Obstacle, ...]
-    pending: tuple[str, ...]
-    refusal: errors.StoreError | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "action": self.action,
-            "source": self.source.to_spec() if self.source else None,
-            "target": self.target.to_spec(),
-            "tables": [{"name": name, "rows": rows} for name, rows in self.tables],
-            "size": self.size,
-            "bytesNeeded": self.bytes_needed,
-            "bytesAvailable": self.bytes_available,
-            "obstacles": [obstacle.to_dict() for obstacle in self.obstacles],
-            "pending": list(self.pending),
-            "refusal": None
-            if self.refusal is None
-            else {
-                "reason": self.refusal.reason,
-                "message": str(self.refusal),
-                "hint": self.refusal.hint,
-            },
-        }
-
-
 def inspect(layout: Layout, *, count_rows: bool) -> Inspection:
     """See ``format_store.inspect``."""
     path = layout.primary
     with os_errors("inspect", path, "Nothing was touched."):
         pending = conversion.pending(layout)
-        kept = tuple(backup for (_, backup) in backups.listed(layout))
+        kept = tuple(backup for (_, backup) in retained.listed(layout))
         facts: dict[str, Any] = {"pending": pending, "backups": kept}
         if preflight.look(layout) is None:
             return _inspection(layout, "absent", **facts)
@@ -173,46 +130,4 @@ def _inspection(layout: Layout, state: str, **facts: Any) -> Inspection:
     return Inspection(path=os.fspath(layout.primary), state=state, **(defaults | facts))
 
 
-def plan(run: Run, target: Format, unmarked: Sequence[Format]) -> Plan:
-    """See ``format_store.plan``."""
-    path = run.primary
-    with os_errors("plan", path, "Nothing was touched."):
-        pending = conversion.pending(run.layout)
-        found = preflight.require_plain_file(run.layout)
-        available = os.statvfs(run.layout.parent)
-        facts: dict[str, Any] = {
-            "path": os.fspath(path),
-            "target": target,
-            "pending": pending,
-            "bytes_available": available.f_bavail * available.f_frsize,
-            "size": found.st_size if found else 0,
-        }
-    nothing: dict[str, Any] = {"source": None, "tables": (), "bytes_needed": 0, "obstacles": ()}
-    if pending:
-        return Plan(action="recover", **nothing, **facts)
-    if found is None:
-        return Plan(action="none", **nothing, **facts)
-    try:
-        decision = conversion.decide(run, target, unmarked, refuse_rows=False)
-    except errors.Refused as refusal:
-        return Plan(action="refuse", refusal=refusal, **nothing, **facts)
-    if decision.survey is None or decision.present is None:
-        return Plan(action="none", **(nothing | {"source": decision.present}), **facts)
-    engine = registry.get(target.engine)
-    with (
-        sqlitefile.sqlite_errors("plan", path),
-        closing(sqlitefile.connect(path)) as connection,
-        run.abort.connection(connection),
-    ):
-        obstacles = engine.obstacles(run, connection, decision.present, target, MAX_OBSTACLES)
-    return Plan(
-        action="refuse" if obstacles else "convert",
-        source=decision.present,
-        tables=decision.survey.tables,
-        bytes_needed=decision.survey.staging_bytes,
-        obstacles=tuple(obstacles),
-        **facts,
-    )
-
-
-__all__ = ["Inspection", "Plan", "inspect", "plan"]
+__all__ = ["Inspection", "inspect"]

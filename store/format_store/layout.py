@@ -7,6 +7,7 @@
     work/<id>/preimage.db                     the old file's second name
     work/<id>/manifest.json                   what the conversion consists of
     backups/<id>/                             a work directory whose pre-image is retained
+    rehearsal/                                a throw-away copy that a rehearsal converts; removed by every run
     quarantine/<id>/                          bad files and stray writes; never deleted by us
     history.jsonl                             the last conversions and recoveries, with totals
     desired.json                              the sidecar's: the last StorageFormat seen
@@ -80,6 +81,10 @@ class Layout:
     @property
     def backups(self) -> Path:
         return self.state / "backups"
+
+    @property
+    def rehearsal(self) -> Path:
+        return self.state / "rehearsal"
 
     @property
     def quarantine(self) -> Path:

@@ -20,7 +20,9 @@ from format_store.formats import Format
 from format_store.layout import WorkDirectory
 from format_store.observer import Backup
 
+#: A restoration's manifest is judged by other rules: an older tool must refuse it, and does.
 VERSION = 1
+RESTORATION_VERSION = 2
 _LIMIT = 1 << 20
 
 
@@ -50,10 +52,11 @@ class Manifest:
     database: str
     created_at: str
     tool_version: str
-    source_format: Format
-    target_format: Format
+    source_format: Format | None
+    target_format: Format | None
     source: FileStat
-    source_digest: str
+    source_digest: str = ""
+    """Empty while the copy is being built: it is made at the same time."""
     phase: ManifestPhase = ManifestPhase.BUILDING
     staging: FileStat | None = None
     staging_digest: str | None = None
@@ -63,10 +66,20 @@ class Manifest:
     pinned: bool = False
     retain_until: str | None = None
     note: str = ""
+    restores: str | None = None
+    """The backup that a restoration puts in place; None for a conversion. Only a restoration may not know
+    the formats (None): what it finds, or puts back, may have no marker or be damaged."""
 
-    def ready(self, staging: FileStat, digest: str, rows: int) -> Manifest:
+    def ready(
+        self, source_digest: str, staging: FileStat, staging_digest: str, rows: int
+    ) -> Manifest:
         return replace(
-            self, phase=ManifestPhase.READY, staging=staging, staging_digest=digest, rows=rows
+            self,
+            phase=ManifestPhase.READY,
+            source_digest=source_digest,
+            staging=staging,
+            staging_digest=staging_digest,
+            rows=rows,
         )
 
     def backup(self, work: WorkDirectory) -> Backup:
@@ -78,6 +91,10 @@ class Manifest:
             self.created_at,
             self.retain_until,
             self.pinned,
+            self.source_format,
+            self.target_format,
+            None if self.restores is not None else self.rows,
+            self.note,
         )
 
     def save(self, work: WorkDirectory) -> None:
@@ -86,7 +103,7 @@ class Manifest:
 
     def _to_json(self) -> dict[str, Any]:
         return {
-            "manifestVersion": VERSION,
+            "manifestVersion": VERSION if self.restores is None else RESTORATION_VERSION,
             "conversionID": self.conversion_id,
             "database": self.database,
             "createdAt": self.created_at,
@@ -94,8 +111,8 @@ class Manifest:
             "toolVersion": self.tool_version,
             "phase": str(self.phase),
             "source": _stat_json(self.source) | {"digest": self.source_digest},
-            "sourceFormat": self.source_format.to_spec(),
-            "targetFormat": self.target_format.to_spec(),
+            "sourceFormat": _format_json(self.source_format),
+            "targetFormat": _format_json(self.target_format),
             "staging": None
             if self.staging is None
             else _stat_json(self.staging) | {"digest": self.staging_digest},
@@ -104,7 +121,7 @@ class Manifest:
             "pinned": self.pinned,
             "retainUntil": self.retain_until,
             "note": self.note,
-        }
+        } | ({} if self.restores is None else {"restores": self.restores})
 
 
 def load(work: WorkDirectory) -> Manifest | None:
@@ -130,8 +147,10 @@ def load(work: WorkDirectory) -> Manifest | None:
 
 
 def _parse(document: Mapping[str, Any]) -> Manifest:
-    if document["manifestVersion"] != VERSION:
-        raise ValueError(f"manifest version {document['manifestVersion']!r}, we know {VERSION}")
+    version = document["manifestVersion"]
+    if version not in (VERSION, RESTORATION_VERSION):
+        raise ValueError(f"manifest version {version!r}, we know up to {RESTORATION_VERSION}")
+    restoration = version == RESTORATION_VERSION
     staging = document["staging"]
     parsed = Manifest(
         conversion_id=_text(document["conversionID"]),
@@ -141,9 +160,9 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         tool_version=_text(document["toolVersion"]),
         phase=ManifestPhase(document["phase"]),
         source=_stat(document["source"]),
-        source_digest=_digest(document["source"]["digest"]),
-        source_format=Format.from_spec(document["sourceFormat"]),
-        target_format=Format.from_spec(document["targetFormat"]),
+        source_digest=_source_digest(document["source"]["digest"]),
+        source_format=_format(document["sourceFormat"], may_be_unknown=restoration),
+        target_format=_format(document["targetFormat"], may_be_unknown=restoration),
         staging=None if staging is None else _stat(staging),
         staging_digest=None if staging is None else _digest(staging["digest"]),
         rows=_integer(document["rows"]),
@@ -151,10 +170,23 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         pinned=_flag(document["pinned"]),
         retain_until=None if document["retainUntil"] is None else _time(document["retainUntil"]),
         note=_text(document["note"]),
+        restores=_text(document["restores"]) if restoration else None,
     )
-    if parsed.phase is ManifestPhase.READY and parsed.staging is None:
-        raise ValueError("ready without a staging digest")
+    if parsed.phase is ManifestPhase.READY and (parsed.staging is None or not parsed.source_digest):
+        raise ValueError("ready without a digest of both files")
     return parsed
+
+
+def _source_digest(value: object) -> str:
+    return "" if value == "" else _digest(value)
+
+
+def _format_json(value: Format | None) -> dict[str, Any] | None:
+    return None if value is None else value.to_spec()
+
+
+def _format(value: Any, *, may_be_unknown: bool) -> Format | None:
+    return None if value is None and may_be_unknown else Format.from_spec(value)
 
 
 def _text(value: object) -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from format_store.formats import Format
 
 
 class Phase(StrEnum):
@@ -55,7 +58,12 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Backup:
-    """A pre-image: the old file under its second name. Sizes in bytes, times RFC 3339 in UTC."""
+    """A pre-image: the old file under its second name. Sizes in bytes, times RFC 3339 in UTC.
+
+    ``source_format`` is what it is in, ``target_format`` what the database became when this was kept; each is
+    None where nobody knows (no marker, a damaged file). ``rows``: records, where they were counted.
+    ``sound``: whether it still is, byte for byte, what its manifest says; None where nobody has asked.
+    """
 
     conversion_id: str
     path: str
@@ -63,6 +71,11 @@ class Backup:
     created_at: str
     retain_until: str | None = None
     pinned: bool = False
+    source_format: Format | None = None
+    target_format: Format | None = None
+    rows: int | None = None
+    note: str = ""
+    sound: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -72,6 +85,11 @@ class Backup:
             "createdAt": self.created_at,
             "retainUntil": self.retain_until,
             "pinned": self.pinned,
+            "sourceFormat": self.source_format.to_spec() if self.source_format else None,
+            "targetFormat": self.target_format.to_spec() if self.target_format else None,
+            "rows": self.rows,
+            "note": self.note,
+            "sound": self.sound,
         }
 
 

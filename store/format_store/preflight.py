@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from format_store import errors, lease
+from format_store import durable, errors, lease
 from format_store.layout import Layout
 
 _OPERATION = "check"
@@ -93,8 +93,15 @@ def require_not_open(layout: Layout, *, unchecked: bool) -> None:
     lease.take(layout.primary, operation=_OPERATION, unchecked=unchecked).release()
 
 
+def preimage_bytes(layout: Layout, size: int) -> int:
+    """What keeping the old file takes: nothing by hard link, all of it where a copy has to be made."""
+    return 0 if durable.has_hard_links(layout.parent) else size
+
+
 def require_space(layout: Layout, needed: int) -> None:
-    """Bytes and inodes for the staging copy, and SQLite's temporary files beside it. Raises InsufficientSpace."""
+    """Bytes and inodes beside the database: for the staging copy, SQLite's temporary files, and the old
+    file where it has to be copied. Raises InsufficientSpace.
+    """
     found = os.statvfs(layout.parent)
     available = found.f_bavail * found.f_frsize
     needed += _MARGIN_BYTES

@@ -2,15 +2,8 @@
 
 Recovery is not a second code path: ``convert`` goes through it first, and the clean-up after a swap is the
 same ``complete`` that recovery calls. It reads only what is on disk, needs nothing but the volume, and can
-itself be killed at any point: each of its steps leaves a situation of the table below.
-
-    situation    found                                                   step
-    UNBUILT      no manifest, or one that says "building"                discard
-    UNSWAPPED    the primary is the old file                             discard
-    SWAPPED      the primary's marker is this conversion's               complete (after comparing digests)
-    CLEANUP      the same, and the pre-image is gone already             clean
-    LOST         the primary is missing or no database                   restore the pre-image
-    FOREIGN      the primary is neither the old nor the new file         discard, but keep the pre-image
+itself be killed at any point: each of its steps leaves a situation of the
+table in ``situations``.
 
 Nothing pending means that nothing is ever restored: an application may have emptied its database.
 """
@@ -18,30 +11,19 @@ Nothing pending means that nothing is ever restored: an application may have emp
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import Enum
 
-from format_store import backups, clock, durable, errors, history, lease, sqlitefile
-from format_store import manifest as manifests
+from format_store import backups, clock, durable, errors, history, lease
 from format_store.engines import registry
 from format_store.layout import WorkDirectory
-from format_store.manifest import FileStat, Manifest, ManifestPhase
+from format_store.manifest import FileStat, Manifest
 from format_store.observer import Phase, Recovery, RecoveryOutcome
 from format_store.run import Run, os_errors
+from format_store.situations import Situation, examine
 
 _OPERATION = "recover"
-
-
-class Situation(Enum):
-    UNBUILT = "unbuilt"
-    UNSWAPPED = "unswapped"
-    SWAPPED = "swapped"
-    CLEANUP = "cleanup"
-    LOST = "lost"
-    FOREIGN = "foreign"
 
 
 def recover_pending(run: Run) -> tuple[Recovery, ...]:
@@ -51,6 +33,7 @@ def recover_pending(run: Run) -> tuple[Recovery, ...]:
     """
     with os_errors(_OPERATION, run.layout.work):
         pending = run.layout.pending()
+    _clear_rehearsal(run)
     if not pending:
         return ()
     run.observer.phase(Phase.RECOVERING)
@@ -70,69 +53,11 @@ def recover_pending(run: Run) -> tuple[Recovery, ...]:
     return tuple(recoveries)
 
 
-def examine(run: Run, work: WorkDirectory) -> tuple[Situation, Manifest | None]:
-    """Find out which row of the table applies. Raises UnreadableManifest, UnreadableMarker, OSError …"""
-    manifest = manifests.load(work)
-    has_preimage = durable.exists(work.preimage)
-    if manifest is None:
-        if has_preimage:
-            raise errors.UnreadableManifest(
-                "there is a pre-image without a manifest",
-                operation=_OPERATION,
-                path=work.path,
-                hint="Nothing was changed. Compare the pre-image with the database by hand.",
-            )
-        return Situation.UNBUILT, None
-    if manifest.phase is ManifestPhase.BUILDING and not has_preimage:
-        return Situation.UNBUILT, manifest
-    return _examine_primary(run, work, manifest, has_preimage=has_preimage), manifest
-
-
-def _examine_primary(
-    run: Run, work: WorkDirectory, manifest: Manifest, *, has_preimage: bool
-) -> Situation:
-    try:
-        found = os.lstat(run.primary)
-    except FileNotFoundError:
-        return Situation.LOST
-    if not stat.S_ISREG(found.st_mode):
-        raise errors.NotARegularFile(
-            "is not a regular file any more",
-            operation=_OPERATION,
-            path=run.primary,
-            hint=f"Nothing was changed. Find out who put it there; the old database is in {work.path}.",
-        )
-    if has_preimage and os.path.samestat(found, os.lstat(work.preimage)):
-        return Situation.UNSWAPPED
-    if found.st_ino == manifest.source.inode and not has_preimage:
-        return Situation.UNSWAPPED
-    lease.refuse_own_descriptors(run.primary, operation=_OPERATION)
-    sqlitefile.refuse_foreign_super_journal(run.layout)
-    try:
-        if sqlitefile.read_header(run.primary, operation=_OPERATION) is None:
-            # Not the old file's inode, and empty: its creation reached the disk and its content did not, or
-            # an application began anew (flag 'n'). It holds nothing, and is kept in quarantine.
-            return Situation.LOST
-        marker = sqlitefile.read_marker(run.layout)
-    except errors.NotASQLiteDatabase:
-        return Situation.LOST
-    except errors.CorruptDatabase as error:
-        # It has the header of a database: damaged, or written by a newer SQLite with words that ours does
-        # not know. To put the old file in its place would be a guess.
-        raise errors.PrimaryUnsound(
-            f"the database cannot be read: {error.message}",
-            operation=_OPERATION,
-            path=run.primary,
-            hint=f"Both copies are kept and nothing was restored. The pre-image is in {work.path}.",
-        ) from error
-    if marker is not None and marker.conversion_id == work.conversion_id:
-        return Situation.SWAPPED if has_preimage else Situation.CLEANUP
-    if not has_preimage:
-        return Situation.UNSWAPPED
-    with _lease_on_primary(run) as held:
-        if durable.digest(held.descriptor) == manifest.source_digest:
-            return Situation.UNSWAPPED
-    return Situation.FOREIGN
+def _clear_rehearsal(run: Run) -> None:
+    """What a rehearsal left that was killed is a copy of a copy: it keeps nobody waiting and is not counted."""
+    with os_errors(_OPERATION, run.layout.rehearsal, "The database is as it was."):
+        if durable.exists(run.layout.rehearsal):
+            durable.remove_tree(run.layout.rehearsal)
 
 
 def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
@@ -235,7 +160,7 @@ def complete(
         _remember_attention(run, work, error)
         kept_file = backups.quarantine(run.layout, work, work.preimage, "preimage.db")
         error.hint = (
-            f"The database is converted. What was written to the old file is in {kept_file}."
+            f"The new database is in place. What was written to the old file is in {kept_file}."
         )
         stray = error
     if __debug__:
@@ -278,14 +203,15 @@ def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Reco
             return recovery
     # Changed since the swap. That is no error by itself, so look at every row before judging.
     try:
-        registry.get(manifest.target_format.engine).check(
-            run, run.primary, manifest.target_format, tolerate_forbidden=True
-        )
+        if manifest.target_format is not None:
+            registry.get(manifest.target_format.engine).check(
+                run, run.primary, manifest.target_format, tolerate_forbidden=True
+            )
     except (errors.Refused, errors.Failed) as error:
         if error.retryable:
             raise
         raise errors.PrimaryUnsound(
-            f"the converted database was changed after the swap and is not sound: {error.message}",
+            f"the new database was changed after the swap and is not sound: {error.message}",
             operation=_OPERATION,
             path=run.primary,
             hint=f"Both copies are kept and nothing was restored. The old database is {work.preimage}.",
@@ -438,10 +364,16 @@ def _remember_attention(run: Run, work: WorkDirectory, error: errors.NeedsAttent
 
 def _record_success(run: Run, work: WorkDirectory, manifest: Manifest) -> bool:
     """Before the last clean-up, so that a crash in between cannot lose it; recording twice counts once."""
+    details: dict[str, object] = {}
+    kind, counts = "conversion", ["conversions.succeeded", "backups.created"]
+    if manifest.restores is not None:
+        kind, counts = "restoration", ["backups.created"]
+        details["restores"] = manifest.restores
+    source, target = manifest.source_format, manifest.target_format
     return _remember(
-        run, "conversion", work.conversion_id, ("conversions.succeeded", "backups.created"),
-        result="succeeded",
-        source=manifest.source_format.to_spec(), target=manifest.target_format.to_spec(),
+        run, kind, work.conversion_id, tuple(counts),
+        result="succeeded", **details,
+        source=source and source.to_spec(), target=target and target.to_spec(),
         rows=manifest.rows, bytesBefore=manifest.source.size,
         bytesAfter=manifest.staging.size if manifest.staging else 0,
         seconds=round(max(0.0, clock.seconds() - manifest.started_at), 3),

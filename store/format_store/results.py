@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     UNCHANGED = "unchanged"
     ABSENT = "absent"
     RECOVERED = "recovered"
+    RESTORED = "restored"
 
 
 @dataclass(frozen=True)

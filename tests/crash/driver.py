@@ -1,6 +1,7 @@
-"""One conversion or recovery in a process of its own, for tests that kill it.
+"""One conversion, recovery or way back in a process of its own, for tests that kill it.
 
-    driver.py convert|recover PATH [--to JSON] [--unmarked JSON] [--retain SECONDS]
+    driver.py convert|recover|undo|restore|rehearse|delete PATH [--to JSON] [--unmarked JSON]
+              [--retain SECONDS] [--backup ID]
               [--failpoint NAME ACTION] [--trace FILE] [--mark]
 
 ACTION: ``kill`` (SIGKILL to itself), ``exit`` an error of an errno's name (``ENOSPC``), or ``stop`` (creates
@@ -18,13 +19,24 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Loaded before the mark: what a conversion does to files is of interest, not how Python finds its modules.
 import format_store.codecs.pool
 import format_store.engines.sqlitedict.engine
 import format_store.keys
 import format_store.store  # noqa: F401 - loaded before the mark
-from format_store import Failpoints, Format, Retention, convert, recover
+from format_store import (
+    Failpoints,
+    Format,
+    Retention,
+    convert,
+    delete_backup,
+    plan,
+    recover,
+    restore_backup,
+    undo,
+)
 from format_store.errors import StoreError
 
 MARK = "/storageformat-test-begins-here"
@@ -46,15 +58,36 @@ def action(name: str, path: str) -> Callable[[], None]:
     return {"kill": kill, "stop": stop}.get(name, fail)
 
 
+def rehearse(arguments: argparse.Namespace, target: Format, failpoints: Failpoints) -> Any:
+    planned = plan(arguments.path, target, rehearse=True, failpoints=failpoints)
+    if planned.refusal is not None:
+        raise planned.refusal
+    return planned
+
+
+OTHERS: dict[str, Callable[[argparse.Namespace, Format, Failpoints], Any]] = {
+    "recover": lambda given, _, failpoints: recover(given.path, failpoints=failpoints),
+    "undo": lambda given, _, failpoints: undo(given.path, failpoints=failpoints),
+    "restore": lambda given, _, failpoints: restore_backup(
+        given.path, given.backup, failpoints=failpoints
+    ),
+    "delete": lambda given, _, failpoints: delete_backup(
+        given.path, given.backup, failpoints=failpoints
+    ),
+    "rehearse": rehearse,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("operation", choices=("convert", "recover"))
+    parser.add_argument("operation", choices=("convert", *OTHERS))
     parser.add_argument("path")
     parser.add_argument(
         "--to", type=json.loads, default={"sqlitedict": {"keyEncoding": "hierarchical"}}
     )
     parser.add_argument("--unmarked", type=json.loads, default={"sqlitedict": {}})
     parser.add_argument("--retain", type=float, default=0.0)
+    parser.add_argument("--backup", default="")
     parser.add_argument("--failpoint", nargs=2, action="append", default=[])
     parser.add_argument("--trace", type=Path)
     parser.add_argument("--mark", action="store_true")
@@ -71,7 +104,7 @@ def main() -> int:
         os.access(MARK, os.F_OK)
     try:
         if arguments.operation == "convert":
-            result = convert(
+            result: Any = convert(
                 arguments.path,
                 target,
                 unmarked=unmarked,
@@ -79,7 +112,7 @@ def main() -> int:
                 failpoints=failpoints,
             )
         else:
-            result = recover(arguments.path, failpoints=failpoints)
+            result = OTHERS[arguments.operation](arguments, target, failpoints)
     except StoreError as error:
         print(json.dumps({"reason": error.reason, "message": str(error), "hint": error.hint}))
         return error.exit_code

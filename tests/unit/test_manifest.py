@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ MANIFEST = Manifest(
     source_format=Format.sqlitedict(),
     target_format=Format.sqlitedict(key_encoding="hierarchical", tables=["größer"]),
     source=FileStat(17, 4096, 1_700_000_000_123_456_789),
-    source_digest=DIGEST,
     started_at=1.5,
     retain_for=3600.0,
     note="a note",
-).ready(FileStat(18, 8192, 2), DIGEST, 40)
+).ready(DIGEST, FileStat(18, 8192, 2), DIGEST, 40)
 
 
 @pytest.fixture
@@ -172,3 +172,36 @@ def test_cut_anywhere(work: WorkDirectory, step: int) -> None:
     MANIFEST.save(work)
     data = work.manifest.read_bytes().rstrip()
     require_unreadable(work, data[: len(data) * step // 40])
+
+
+# --- of a restoration -------------------------------------------------------------------------------------
+
+
+RESTORATION = replace(
+    MANIFEST,
+    source_format=None,
+    target_format=None,
+    restores="20261122T104639Z-00000001",
+    pinned=True,
+)
+
+
+@pytest.mark.parametrize(
+    "written", [RESTORATION, replace(RESTORATION, source_format=Format.sqlitedict())]
+)
+def test_round_trip_of_a_restoration(work: WorkDirectory, written: Manifest) -> None:
+    """It names what it restores, may not know the formats, and has a version that older tools refuse."""
+    written.save(work)
+    assert manifest.load(work) == written
+    assert json.loads(work.manifest.read_bytes())["manifestVersion"] == 2
+    assert written.backup(work).rows is None
+
+
+def test_a_conversion_knows_its_formats(work: WorkDirectory) -> None:
+    """Only a restoration may leave them out; one that does not say what it restores is none."""
+    RESTORATION.save(work)
+    told = json.loads(work.manifest.read_bytes())
+    for changes in ({"manifestVersion": 1}, {"restores": None}):
+        require_unreadable(work, json.dumps(told | changes).encode())
+    del told["restores"]
+    require_unreadable(work, json.dumps(told).encode())
