@@ -1,32 +1,28 @@
-"""The functions that people call; each takes a path and wires one run."""
+"""The functions that people call; each takes a path and wires one run.
+
+What does the work is loaded by the function that needs it: most starts have nothing to do, and are to say so
+in the time that it takes to look.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from format_store import (
-    conversion,
-    errors,
-    inspection,
-    lock,
-    planning,
-    preflight,
-    restore,
-    retained,
-    reversal,
-    sqlitefile,
-)
+from format_store import clock, durable, errors
 from format_store import (
     failpoints as _failpoints,
 )
 from format_store.abort import Abort
-from format_store.engines import registry
 from format_store.formats import Format
 from format_store.layout import Layout
 from format_store.observer import Backup, Observer
-from format_store.results import Result
+from format_store.results import Outcome, Result
 from format_store.run import DEFAULT_WORKER_MEMORY, Retention, Run, os_errors
+
+if TYPE_CHECKING:
+    from format_store import inspection, planning
 
 #: What plain ``SqliteDict(path)`` writes: natural keys, pickled values.
 PLAIN_SQLITEDICT = Format.sqlitedict()
@@ -56,6 +52,8 @@ def convert(
     Raises ``StoreError`` kinds (``format_store.errors`` draws the tree). Until the swap, and after every
     error but ``NeedsAttention``, the database is as it was.
     """
+    from format_store import conversion
+
     run = Run(
         Layout.of(path),
         observer or Observer(),
@@ -88,6 +86,13 @@ def recover(
         failpoints or _failpoints.NONE,
         openers_unchecked,
     )
+    with os_errors("inspect", run.layout.work):
+        if not run.layout.pending() and not durable.exists(run.layout.rehearsal):
+            # Not even the lock: who holds it now has begun after us.
+            return Result.of(run, Outcome.UNCHANGED, clock.seconds(), ())
+
+    from format_store import conversion
+
     return conversion.recover(run)
 
 
@@ -96,6 +101,8 @@ def inspect(path: str | os.PathLike[str], *, count_rows: bool = True) -> inspect
 
     Counting rows reads an index of every table; without, ``tables`` is empty and the answer is immediate.
     """
+    from format_store import inspection
+
     return inspection.inspect(Layout.of(path), count_rows=count_rows)
 
 
@@ -122,6 +129,8 @@ def plan(
     Raises StoreError kinds for what cannot even be looked at; refusals are in the plan. A rehearsal also raises
     TryAgain kinds, and Failed kinds where the conversion itself failed.
     """
+    from format_store import planning
+
     run = Run(
         Layout.of(path),
         observer or Observer(),
@@ -141,6 +150,8 @@ def settle(path: str | os.PathLike[str]) -> None:
     Changes bytes, never content. For a database whose format has to be known before its application runs:
     ``inspect`` calls such a one ``busy``. Raises InUse, Locked, SuperJournalElsewhere, CorruptDatabase.
     """
+    from format_store import lock, preflight, sqlitefile
+
     layout = Layout.of(path)
     if preflight.require_plain_file(layout) is None:
         return
@@ -163,6 +174,9 @@ def verify(
     The format is the marker's; ``expected`` is for a database without one.
     Raises CorruptDatabase, VerificationFailed, Refused kinds.
     """
+    from format_store import sqlitefile
+    from format_store.engines import registry
+
     run = Run(
         Layout.of(path),
         observer or Observer(),
@@ -195,6 +209,8 @@ def prune_backups(
 
     Raises InUse (a backup, or the database's lock, is in use), StrayWrites, StorageError.
     """
+    from format_store import lock, retained, sqlitefile
+
     layout = Layout.of(path)
     with os_errors("delete backups", layout.backups):
         if not layout.retained():
@@ -210,11 +226,15 @@ def list_backups(
 
     Raises StorageError; with ``verify`` also Locked, InUse (somebody has a backup open).
     """
+    from format_store import retained
+
     return retained.kept(Layout.of(path), verify=verify, unchecked=openers_unchecked)
 
 
 def pin_backup(path: str | os.PathLike[str], backup_id: str) -> Backup:
     """Keep a backup until it is unpinned. Raises NoSuchBackup, UnreadableManifest, Locked, StorageError."""
+    from format_store import retained
+
     return retained.pin(Layout.of(path), backup_id)
 
 
@@ -227,6 +247,8 @@ def unpin_backup(
     (by a restoration, or by recovery) has no time, and the next ``prune_backups`` deletes it. One that is
     not pinned stays as it is. Raises as ``pin_backup`` does, and UsageError.
     """
+    from format_store import retained
+
     if retain_for is not None and not 0 <= retain_for < float("inf"):
         raise errors.UsageError(
             f"a backup cannot be kept for {retain_for} seconds",
@@ -252,6 +274,8 @@ def delete_backup(
     Raises BackupPinned, NoSuchBackup, PrimaryUnsound (the backup may be the only good copy), StrayWrites
     (somebody wrote to the backup), InUse, Locked, StorageError. Whatever is raised, the backup is still there.
     """
+    from format_store import retained
+
     run = Run(
         Layout.of(path),
         observer or Observer(),
@@ -276,6 +300,8 @@ def restore_backup(
 
     The backup stays, too. Raises NoSuchBackup, BackupUnsound, InUse, and what ``convert`` raises.
     """
+    from format_store import restore
+
     run = Run(
         Layout.of(path),
         observer or Observer(),
@@ -306,6 +332,8 @@ def undo(
 
     Raises NothingToUndo, UsageError, and what ``convert`` and ``restore_backup`` raise.
     """
+    from format_store import restore, reversal
+
     if (to_backup is not None) != losing_later_writes:
         raise errors.UsageError(
             "a backup is restored only together with the word that later writes are to be lost",
@@ -328,6 +356,8 @@ def undo(
 
 
 def _require_file(run: Run) -> None:
+    from format_store import preflight
+
     if preflight.require_plain_file(run.layout) is None:
         raise errors.UsageError(
             "there is no such file",

@@ -8,36 +8,30 @@ the staging copy and leaves the primary as it was; after it, the work that is le
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from format_store import (
-    beside,
     clock,
     durable,
-    ending,
     errors,
     lease,
     lock,
     preflight,
-    recovery,
     sqlitefile,
 )
-from format_store.abort import Abort
 from format_store.engines import registry
-from format_store.engines.base import Engine, Job, Survey
-from format_store.formats import Format, Marker
-from format_store.layout import Layout, WorkDirectory
-from format_store.manifest import FileStat, Manifest
+from format_store.formats import Format
+from format_store.layout import Layout
 from format_store.observer import Phase, Recovery
-from format_store.patience import patiently
 from format_store.results import Outcome, Result
 from format_store.run import Run, os_errors
-from format_store.version import VERSION
+
+if TYPE_CHECKING:
+    from format_store.engines.base import Engine, Survey
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ def convert(run: Run, target: Format, unmarked: Sequence[Format]) -> Result:
     run.observer.phase(Phase.LOCKING)
     try:
         with lock.exclusive(run.layout):
-            recoveries = recovery.recover_pending(run)
+            recoveries = _recovered(run)
             if preflight.require_plain_file(run.layout) is None:
                 return Result.of(run, Outcome.ABSENT, started, recoveries, target=target)
             decision = decide(run, target, unmarked)
@@ -71,7 +65,11 @@ def convert(run: Run, target: Format, unmarked: Sequence[Format]) -> Result:
                     source=decision.present,
                     target=target,
                 )
-            return _convert(run, target, decision, started, recoveries)
+            assert decision.present is not None
+            # Loaded only where there is something to do; most starts find that there is not.
+            from format_store.attempt import attempt
+
+            return attempt(run, decision.present, target, decision.survey, started, recoveries)
     finally:
         run.observer.phase(Phase.IDLE)
 
@@ -85,11 +83,21 @@ def recover(run: Run) -> Result:
             return Result.of(run, Outcome.UNCHANGED, started, ())
         run.observer.phase(Phase.LOCKING)
         with lock.exclusive(run.layout):
-            recoveries = recovery.recover_pending(run)
+            recoveries = _recovered(run)
             outcome = Outcome.RECOVERED if recoveries else Outcome.UNCHANGED
             return Result.of(run, outcome, started, recoveries)
     finally:
         run.observer.phase(Phase.IDLE)
+
+
+def _recovered(run: Run) -> tuple[Recovery, ...]:
+    """What was pending, ended. What it takes is loaded only where there is something."""
+    with os_errors("recover", run.layout.work):
+        if not run.layout.pending() and not durable.exists(run.layout.rehearsal):
+            return ()
+    from format_store import recovery
+
+    return recovery.recover_pending(run)
 
 
 def decide(
@@ -198,202 +206,6 @@ def _identify(
         path=run.primary,
         hint="Nothing was touched. Declare only the one that it is in (`unmarked`).",
     )
-
-
-def _convert(
-    run: Run,
-    target: Format,
-    decision: Decision,
-    started: float,
-    recoveries: tuple[Recovery, ...],
-) -> Result:
-    assert decision.survey is not None
-    assert decision.present is not None
-    work: WorkDirectory | None = None
-    manifest: Manifest | None = None
-    try:
-        run.observer.phase(Phase.SETTLING)
-        run.check_abort("settle")
-        with os_errors("settle", run.primary):
-            journal_mode = sqlitefile.settle(run.layout)
-            if __debug__:
-                run.failpoints.hit("settle.after")
-            source = _note(run)
-        marker = Marker(
-            target, clock.new_conversion_id(), clock.now(), VERSION, previous=decision.present
-        )
-        manifest = Manifest(
-            conversion_id=marker.conversion_id,
-            database=run.primary.name,
-            created_at=marker.converted_at,
-            started_at=started,
-            tool_version=VERSION,
-            source_format=decision.present,
-            target_format=target,
-            source=source,
-            retain_for=run.retention.retain_for,
-            pinned=run.retention.pinned,
-        )
-        work = run.layout.work_directory(marker.conversion_id)
-        with os_errors("prepare", work.path):
-            durable.make_directory(run.layout.work)
-            durable.fsync_directory(run.layout.state)  # also where a killed run made it
-            durable.make_directory(work.path)
-            if __debug__:
-                run.failpoints.hit("prepare.after-directory")
-            manifest.save(work)
-            if __debug__:
-                run.failpoints.hit("prepare.after-manifest")
-        job = Job(
-            run, run.primary, work.staging, decision.present, target, marker, journal_mode,
-            decision.survey, work.path,
-        )  # fmt: skip
-        manifest = _build_and_verify(job, work, manifest)
-        run.check_abort("swap")
-        backup = ending.commit(run, work, manifest)
-    except BaseException as error:
-        ending.give_up(run, work, manifest, error)
-        raise
-    return Result.of(
-        run, Outcome.CONVERTED, started, recoveries,
-        source=decision.present, target=target, conversion_id=marker.conversion_id,
-        rows=decision.survey.rows, bytes_before=source.size, backup=backup,
-    )  # fmt: skip
-
-
-def _note(run: Run) -> FileStat:
-    """Stat of the source at rest; the lease tells that nobody has it open."""
-    with lease.take(run.primary, operation="settle", unchecked=run.openers_unchecked) as held:
-        return FileStat.of(held.stat())
-
-
-def _build_and_verify(job: Job, work: WorkDirectory, manifest: Manifest) -> Manifest:
-    run = job.run
-    engine = registry.get(job.target.engine)
-    # Outermost: its descriptor may be closed only when no connection holds a lock on the source any more.
-    with _digest_beside(run, manifest) as source_digest:
-        with _writers_locked_out(run, manifest), _temporary_files_in(work):
-            run.observer.phase(Phase.BUILDING)
-            engine.build(job)
-            if __debug__:
-                run.failpoints.hit("build.after-staging")
-            run.observer.phase(Phase.SYNCING)
-            run.check_abort("sync")
-            with os_errors("sync", work.staging), _synced_beside(run, work) as synced:
-                run.observer.phase(Phase.VERIFYING)
-                engine.verify(job)
-            if __debug__:
-                run.failpoints.hit("build.after-fsync")
-        if __debug__:
-            run.failpoints.hit("verify.after")
-        with os_errors("note", work.path):
-            ready = manifest.ready(
-                source_digest.result(),
-                *_staging_at_rest(run, work, synced.result()),
-                job.survey.rows,
-            )
-            ready.save(work)
-    if __debug__:
-        run.failpoints.hit("verify.after-ready")
-    return ready
-
-
-@contextmanager
-def _digest_beside(run: Run, manifest: Manifest) -> Iterator[beside.Task[str]]:
-    """The digest of the source, made while the copy is: nobody writes to it meanwhile (as noted, and locked)."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os_errors("settle", run.primary):
-        descriptor = patiently(lambda: os.open(run.primary, flags))
-    try:
-        if FileStat.of(os.fstat(descriptor)) != manifest.source:
-            raise _written_to(run)
-        with beside.running(lambda stop: _digest(run, descriptor, stop)) as digest:
-            yield digest
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _synced_beside(run: Run, work: WorkDirectory) -> Iterator[beside.Task[tuple[FileStat, str]]]:
-    """Owner, mode and attributes; then content and name made durable, and digested, while the body runs."""
-    descriptor = os.open(work.staging, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def sync(stop: Abort) -> tuple[FileStat, str]:
-        with os_errors("sync", work.staging):
-            durable.fsync_descriptor(descriptor)
-            return FileStat.of(os.fstat(descriptor)), _digest(run, descriptor, stop)
-
-    try:
-        # The source is open in SQLite here: its metadata is read by path, never by descriptor.
-        durable.copy_metadata(run.primary, descriptor)
-        with beside.running(sync) as synced:
-            yield synced
-    finally:
-        os.close(descriptor)
-    durable.fsync_directory(work.path)
-
-
-def _digest(run: Run, descriptor: int, stop: Abort) -> str:
-    def checkpoint() -> None:
-        run.check_abort("digest")
-        if stop.requested:
-            raise InterruptedError(errno.EINTR, "what it was made for has failed")
-
-    with os_errors("digest", run.primary):
-        return durable.digest(descriptor, checkpoint)
-
-
-def _staging_at_rest(
-    run: Run, work: WorkDirectory, synced: tuple[FileStat, str]
-) -> tuple[FileStat, str]:
-    """Stat and digest of the verified copy, with nobody at it."""
-    with lease.take(work.staging, operation="note", unchecked=run.openers_unchecked) as held:
-        if FileStat.of(held.stat()) == synced[0]:
-            return synced
-        raise errors.Failed(
-            "the converted copy was written to after it had been made",
-            operation="note",
-            path=work.staging,
-            hint="The copy was discarded; the database is as it was. Find out who writes there.",
-        )
-
-
-@contextmanager
-def _writers_locked_out(run: Run, manifest: Manifest) -> Iterator[None]:
-    """Hold SQLite's write lock on the source while it is read, so that the copy cannot go stale unseen."""
-    with (
-        sqlitefile.sqlite_errors("lock source", run.primary),
-        closing(sqlitefile.connect(run.primary)) as guard,
-    ):
-        guard.execute("BEGIN IMMEDIATE")
-        # By path, not by a descriptor of our own: closing one would drop the lock just taken.
-        if FileStat.of(os.lstat(run.primary)) != manifest.source:
-            raise _written_to(run)
-        yield
-        guard.execute("ROLLBACK")
-
-
-def _written_to(run: Run) -> errors.InUse:
-    return errors.InUse(
-        "the database was written to after it had been settled",
-        operation="lock source",
-        path=run.primary,
-        hint="Nothing was changed. Stop the process that writes to it, and try again.",
-    )
-
-
-@contextmanager
-def _temporary_files_in(work: WorkDirectory) -> Iterator[None]:
-    """SQLite's own temporary files go beside the staging copy: /tmp may be missing or read-only."""
-    before = os.environ.get("SQLITE_TMPDIR")
-    os.environ["SQLITE_TMPDIR"] = os.fspath(work.path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SQLITE_TMPDIR"]
-        else:
-            os.environ["SQLITE_TMPDIR"] = before
 
 
 def pending(layout: Layout) -> tuple[str, ...]:

@@ -13,11 +13,8 @@ All functions raise ``OSError``; callers wrap it with the operation they were in
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import hashlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -282,6 +279,8 @@ def remove_tree(path: Path) -> None:
 
     For throw-away copies only (a rehearsal's): pre-images and backups never go this way.
     """
+    import shutil
+
     shutil.rmtree(path)
     fsync_directory(path.parent)
 
@@ -292,6 +291,8 @@ def start_writeback(path: Path) -> None:
     A hint (sync_file_range(2) with SYNC_FILE_RANGE_WRITE): it waits for nothing and promises nothing, so
     that it is done without where the C library does not have it.
     """
+    import ctypes
+
     call = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if call is None:
         return
@@ -307,6 +308,8 @@ def digest(descriptor: int, checkpoint: Callable[[], None] = lambda: None) -> st
 
     ``checkpoint`` is called for every megabyte and may raise: a large file takes seconds.
     """
+    import hashlib
+
     hasher = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

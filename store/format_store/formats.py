@@ -10,7 +10,6 @@ which is parsed from the schema's text and never executed. A table would show up
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +126,8 @@ class Marker:
 
     def create_statement(self) -> str:
         """The SQL that puts this marker into a database without one."""
+        import json
+
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return _PREFIX + text.replace("'", "''") + _SUFFIX
 
@@ -138,6 +139,8 @@ def parse_marker(statement: str, *, path: str) -> Marker:
     body = statement[len(_PREFIX) : -len(_SUFFIX)]
     if "'" in body.replace("''", ""):
         raise _unreadable("its text is not one string", path)
+    import json
+
     try:
         document = json.loads(body.replace("''", "'"))
         version = document["markerVersion"]

@@ -27,7 +27,14 @@ from format_store.codecs.errors import (
     WorkerDied,
     WorkerError,
 )
-from format_store.codecs.registry import codec_names, compression_names, get_codec, get_compression
+from format_store.codecs.registry import (
+    codec_names,
+    compression_names,
+    get_codec,
+    get_compression,
+    require_codec,
+    require_compression,
+)
 
 __all__ = [
     "MAX_VALUE_BYTES",
@@ -50,4 +57,6 @@ __all__ = [
     "compression_names",
     "get_codec",
     "get_compression",
+    "require_codec",
+    "require_compression",
 ]

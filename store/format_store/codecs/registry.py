@@ -22,7 +22,7 @@ _CODECS = {
 _COMPRESSIONS = {
     "none": "compressions:NoCompression",
     "zlib": "compressions:Zlib",
-    "zstd": "compressions:Zstd",
+    "zstd": "zstd_compression:Zstd",
 }
 
 
@@ -38,6 +38,18 @@ def get_compression(name: str) -> Compression:
     """The compression of this name. Raises UnknownFormat."""
     found = _get(name, _COMPRESSIONS, COMPRESSIONS_GROUP, "compression", Compression)
     return cast("Compression", found)
+
+
+def require_codec(name: str) -> None:
+    """Make sure that ``get_codec`` knows the name, without loading what is built in. Raises UnknownFormat."""
+    if name not in _CODECS:
+        get_codec(name)
+
+
+def require_compression(name: str) -> None:
+    """As ``require_codec``, for ``get_compression``. Raises UnknownFormat."""
+    if name not in _COMPRESSIONS:
+        get_compression(name)
 
 
 def codec_names() -> tuple[str, ...]:

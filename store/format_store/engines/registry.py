@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from format_store import errors
-from format_store.engines.base import Engine
+
+if TYPE_CHECKING:
+    from format_store.engines.base import Engine
 
 ENTRY_POINT_GROUP = "storageformat.engines"
 

@@ -5,15 +5,18 @@ They are loaded on first use: to see that there is nothing to do, a start needs 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from format_store.engines.base import Job, Obstacle, Survey
 from format_store.engines.sqlitedict import parameters
 from format_store.formats import Format
-from format_store.run import Run
+
+if TYPE_CHECKING:
+    import sqlite3
+    from pathlib import Path
+
+    from format_store.engines.base import Job, Obstacle, Survey
+    from format_store.run import Run
 
 
 class SqliteDictEngine:
@@ -37,14 +40,14 @@ class SqliteDictEngine:
         return Format(self.name, parameters.parse({}))
 
     def has_rows(self, connection: sqlite3.Connection) -> bool:
-        from format_store.engines.sqlitedict import survey
+        from format_store.engines.sqlitedict import fit
 
-        return survey.has_rows(connection)
+        return fit.has_rows(connection)
 
     def require_as_marked(self, connection: sqlite3.Connection, format: Format, path: Path) -> None:
-        from format_store.engines.sqlitedict import survey
+        from format_store.engines.sqlitedict import fit
 
-        survey.require_as_marked(connection, format, path)
+        fit.require_as_marked(connection, format, path)
 
     def identify(
         self, run: Run, connection: sqlite3.Connection, candidates: Sequence[Format]
@@ -54,9 +57,9 @@ class SqliteDictEngine:
         return survey.identify(run, connection, candidates)
 
     def misfit(self, connection: sqlite3.Connection, format: Format) -> str | None:
-        from format_store.engines.sqlitedict import survey
+        from format_store.engines.sqlitedict import fit
 
-        return survey.misfit(connection, format)
+        return fit.misfit(connection, format)
 
     def survey(
         self,

@@ -24,8 +24,8 @@ def parse(parameters: Mapping[str, Any]) -> dict[str, Any]:
         raise _invalid(f"sqlitedict has no parameter {unknown[0]!r}; it has {', '.join(_DEFAULTS)}")
     parsed = _DEFAULTS | dict(parameters)
     _require_known(parsed, "keyEncoding", keys.get)
-    _require_known(parsed, "valueCodec", codecs.get_codec)
-    _require_known(parsed, "compression", codecs.get_compression)
+    _require_known(parsed, "valueCodec", codecs.require_codec)
+    _require_known(parsed, "compression", codecs.require_compression)
     if parsed["sharedReferences"] not in SHARED_REFERENCES:
         raise _invalid(f"sharedReferences is one of {', '.join(SHARED_REFERENCES)}")
     tables = parsed["tables"]

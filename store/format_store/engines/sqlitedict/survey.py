@@ -5,12 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
-from format_store import errors, sqlitefile
 from format_store.codecs import CodecError, ValueFormat, ValueTooLarge
 from format_store.engines.base import Obstacle, Survey
-from format_store.engines.sqlitedict import build, rowkeys, schema, values
+from format_store.engines.sqlitedict import build, fit, rowkeys, schema, values
 from format_store.formats import Format
 from format_store.run import Run
 from format_store.sqlitefile import quote_name
@@ -19,31 +17,6 @@ from format_store.sqlitefile import quote_name
 _STRUCTURE_FACTOR = 1.25
 _SAMPLE_ROWS = 64
 _SAMPLE_BYTES = 4 << 20
-
-
-def require_as_marked(connection: sqlite3.Connection, format: Format, path: Path) -> None:
-    """Refuse a file whose tables are not in the format that its marker tells. Raises MarkerMismatch.
-
-    A table with the format's guards can hold nothing else. One without (an application made it that knows
-    the format, but not the guards) is looked at row by row.
-    """
-    names = format.parameters["tables"]
-    for table in schema.tables(connection):
-        if names is not None and table.name not in names:
-            continue
-        if schema.is_plain(format) or table.statement == schema.create_statement(
-            table.name, format
-        ):
-            continue
-        found = _misfit(connection, table.name, format)
-        if found is not None:
-            raise errors.MarkerMismatch(
-                f"the marker says {format}, but there are rows of another format ({found})",
-                operation="check",
-                path=path,
-                hint="Nothing was touched. An application that does not know the format has made the table. "
-                "Move its records over with the new release, then drop it.",
-            )
 
 
 def identify(
@@ -59,7 +32,7 @@ def identify(
         names = candidate.parameters["tables"]
         selected = [table for table in found if names is None or table.name in names]
         if selected and all(
-            _misfit(connection, table.name, candidate) is None for table in selected
+            fit.first_misfit(connection, table.name, candidate) is None for table in selected
         ):
             fitting.append(candidate)
     if len(fitting) < 2:
@@ -69,43 +42,6 @@ def identify(
         for candidate in fitting
         if not values.undecodable(run, connection, candidate, limit=1)
     )
-
-
-def misfit(connection: sqlite3.Connection, format: Format) -> str | None:
-    """The first row found that is not of ``format``, in words; None where every row fits or no table is there."""
-    names = format.parameters["tables"]
-    for table in schema.tables(connection):
-        if names is None or table.name in names:
-            found = _misfit(connection, table.name, format)
-            if found is not None:
-                return found
-    return None
-
-
-def _misfit(connection: sqlite3.Connection, table: str, format: Format) -> str | None:
-    encoding = schema.key_encoding(format)
-    guard = encoding.guard("key") or "1"
-    value_check = schema.value_format(format).check_sql("value")
-    row = connection.execute(
-        f"SELECT rowid, typeof(key), {guard}, typeof(value) FROM {quote_name(table)} "
-        f"WHERE NOT (({guard}) AND ({value_check})) LIMIT 1"
-    ).fetchone()
-    if row is not None:
-        rowid, key_type, key_fits, value_type = row
-        what = (
-            f"its value is {_article(value_type)} that is no {_name(format)}"
-            if key_fits
-            else f"its key is {_article(key_type)}, which is no {encoding.name} key"
-        )
-        return f"table {table!r}, row {rowid}: {what}"
-    if encoding.affinity == "TEXT":
-        return None  # only the type can be wrong; invalid UTF-8 is named when it is converted
-    for rowid, stored in connection.execute(f"SELECT rowid, key FROM {quote_name(table)}"):
-        try:
-            encoding.decode(stored)
-        except ValueError as error:
-            return f"table {table!r}, row {rowid}: {error}"
-    return None
 
 
 def survey(
@@ -163,25 +99,15 @@ def _by_type(
     for rowid, kind in connection.execute(
         f"SELECT rowid, typeof(key) FROM {name} WHERE NOT ({guard})"
     ):
-        what = f"its key is {_article(kind)}, which is no {encoding.name} key"
+        what = f"its key is {fit.article(kind)}, which is no {encoding.name} key"
         yield Obstacle("key", table, rowid, f"(row {rowid})", what)
     if values.are_copied(source, target) and not schema.is_plain(target):
         check = schema.value_format(target).check_sql("value")
         for rowid, kind in connection.execute(
             f"SELECT rowid, typeof(value) FROM {name} WHERE NOT ({check})"
         ):
-            what = f"its value is {_article(kind)}, which is no {_name(target)}"
+            what = f"its value is {fit.article(kind)}, which is no {fit.name_of(target)}"
             yield Obstacle("value", table, rowid, f"(row {rowid})", what)
-
-
-def _article(kind: str) -> str:
-    return "NULL" if kind == "null" else f"an {kind}" if kind == "integer" else f"a {kind}"
-
-
-def _name(format: Format) -> str:
-    """What a single value of it is called."""
-    codec, compression = format.parameters["valueCodec"], format.parameters["compression"]
-    return f"{codec} value" if compression == "none" else f"{codec} value in {compression}"
 
 
 def _expansion(connection: sqlite3.Connection, table: str, source: Format, target: Format) -> float:
@@ -224,17 +150,3 @@ def obstacles(
             if len(found) >= limit:
                 return list(found.values())
     return list(found.values())
-
-
-def has_rows(connection: sqlite3.Connection) -> bool:
-    """Whether there is anything to identify: rows in a table of ours, or rows and no such table at all.
-
-    An application whose other tables already have rows (a schema version) is as new as an empty file.
-    """
-    tables = schema.tables(connection)
-    if not tables:
-        return sqlitefile.has_rows(connection)
-    return any(
-        connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote_name(table.name)})").fetchone()[0]
-        for table in tables
-    )
