@@ -1,17 +1,18 @@
-"""How long a conversion takes beside the loop that it replaces, and how much memory.
+"""How long a conversion takes beside what one would do without it, how much memory, and where the time goes.
 
-The baseline is what people write by hand with plain sqlitedict, without verification, backup or fsync:
+Named baselines, each in the same run on the same file:
 
-    for key, value in old.items():
-        new[encode(key)] = value
-    new.commit()
+    cp              the file copied, without reflink; and the same with an fsync, which every conversion has
+    VACUUM INTO     SQLite writes the database anew, neither verified nor made durable
+    loop            sqlitedict to sqlitedict, as people write it by hand; no verification, backup or fsync
+    unavoidable     what a change of codec costs in CPU time whatever one does, divided by the cores
 
-Each measurement runs in a process of its own; ratios are of one run on one machine.
+Each measurement is a process of its own; of several repetitions the quickest counts, on both sides of a ratio,
+and they take turns, so that a slow minute of the machine meets all of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -22,140 +23,156 @@ import time
 from pathlib import Path
 from typing import Any
 
-CASES = {
-    "keys": {"keyEncoding": "hierarchical", "valueCodec": "pickle"},
-    "values": {"keyEncoding": "natural", "valueCodec": "msgpack"},
-    "keys and values": {"keyEncoding": "hierarchical", "valueCodec": "msgpack"},
+HERE = Path(__file__).parent
+STORE = HERE.parent / "store"
+
+#: What a format of the target names; the source is what plain sqlitedict writes.
+CASES: dict[str, dict[str, Any]] = {
+    "keys": {"sqlitedict": {"keyEncoding": "hierarchical"}},
+    "values": {"sqlitedict": {"valueCodec": "msgpack"}},
+    "keys and values": {"sqlitedict": {"keyEncoding": "hierarchical", "valueCodec": "msgpack"}},
+}
+_CONVERT = """
+from format_store import Format, Observer, convert
+class Phases(Observer):
+    def __init__(self):
+        self.last, self.since, self.seconds = None, time.perf_counter(), {}
+    def phase(self, phase):
+        now = time.perf_counter()
+        if self.last:
+            self.seconds[self.last] = self.seconds.get(self.last, 0) + now - self.since
+        self.last, self.since = str(phase), now
+phases = Phases()
+result = convert(path, Format.from_spec(argument), observer=phases)
+assert str(result.outcome) == "converted", result
+more = phases.seconds
+"""
+_PROGRAMS = {
+    "convert": _CONVERT,
+    "cp": "import records; records.copy(path, durable=False)",
+    "cp and fsync": "import records; records.copy(path, durable=True)",
+    "VACUUM INTO": "import records; records.vacuum_into(path)",
+    "loop": "import records; records.loop(path, *argument)",
 }
 
 
-def fill(path: Path, count: int) -> None:
-    """Records of about 200 bytes, pickled as sqlitedict does; written by sqlite3, which is faster."""
-    import pickle
-    import sqlite3
-    from contextlib import closing
-
-    def rows() -> Any:
-        for number in range(count):
-            key = f"/data/{number % 997:03d}/{number // 997 % 97:02d}/record-{number:08d}"
-            value = {
-                "id": number,
-                "name": f"name-{number:012d}",
-                "price": number / 8,
-                "tags": ["a", "b", "c"],
-                "note": "x" * 80,
-            }
-            yield key, pickle.dumps(value, protocol=5)
-
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("PRAGMA journal_mode=OFF")
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.execute("CREATE TABLE unnamed (key TEXT PRIMARY KEY, value BLOB)")
-        connection.executemany("INSERT INTO unnamed VALUES (?, ?)", rows())
-
-
-def loop(path: Path, parameters: dict[str, str]) -> None:
-    """The baseline."""
-    import msgpack
-    from sqlitedict import SqliteDict
-
-    from format_store.keys import get
-
-    encode_key = get(parameters["keyEncoding"]).encode
-    options: dict[str, Any] = {}
-    if parameters["valueCodec"] == "msgpack":
-        options = {"encode": msgpack.packb, "decode": msgpack.unpackb}
-    with (
-        SqliteDict(str(path), flag="r") as old,
-        SqliteDict(str(path) + ".new", encode_key=encode_key, **options) as new,
-    ):
-        for key, value in old.items():
-            new[key] = value
-        new.commit()
-
-
-def ours(path: Path, parameters: dict[str, str]) -> None:
-    from format_store import Format, convert
-
-    result = convert(path, Format.from_spec({"sqlitedict": parameters}))
-    assert str(result.outcome) == "converted"
-
-
-def measure(what: str, path: Path, parameters: dict[str, str]) -> dict[str, float]:
-    """Seconds and peak resident memory (bytes) of one run, in a child of its own."""
-    started = time.perf_counter()
-    code = (
-        f"import sys; sys.path[:0] = {[os.fspath(Path(__file__).parent)]!r}\n"
-        "import conversion, json, pathlib, resource\n"
-        f"conversion.{what}(pathlib.Path({os.fspath(path)!r}), {parameters!r})\n"
-        "print(json.dumps([resource.getrusage(w).ru_maxrss * 1024"
-        " for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    own, child = json.loads(done.stdout)
+def measure(what: str, source: Path, argument: Any = None) -> dict[str, Any]:
+    """Wall-clock seconds of the work, peak resident memory (bytes), and what the program tells besides."""
+    with tempfile.TemporaryDirectory(prefix="storageformat-bench-", dir=source.parent) as name:
+        path = Path(name) / "orders.db"
+        shutil.copy(source, path)
+        os.sync()
+        code = (
+            f"import sys; sys.path[:0] = {[str(HERE), str(STORE)]!r}\n"
+            "import json, pathlib, resource, time\n"
+            f"path, argument, more = pathlib.Path({os.fspath(path)!r}), {argument!r}, None\n"
+            "started = time.perf_counter()\n"
+            f"{_PROGRAMS[what]}\n"
+            "seconds = time.perf_counter() - started\n"
+            "child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024\n"
+            # Not ru_maxrss for oneself: it begins with what the parent had.
+            "status = pathlib.Path('/proc/self/status').read_text()\n"
+            "own = 1024 * int(status.split('VmHWM:')[1].split()[0])\n"
+            "print(json.dumps([seconds, own, child, more]))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+        )
+    seconds, own, child, more = json.loads(done.stdout)
     return {
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         "peak_rss_bytes": own,
         "peak_rss_of_a_worker_bytes": child,
+        "phases": more,
     }
 
 
-def copied(source: Path, directory: Path) -> Path:
-    target = directory / "orders.db"
-    shutil.copy(source, target)
-    with open(target, "rb") as file:
-        os.fsync(file.fileno())
-    return target
+def quickest(measurements: list[dict[str, Any]]) -> dict[str, Any]:
+    return min(measurements, key=lambda one: float(one["seconds"]))
 
 
-def run(count: int) -> dict[str, Any]:
-    results: dict[str, Any] = {"records": count}
-    with tempfile.TemporaryDirectory(prefix="storageformat-bench-") as name:
-        directory = Path(name)
-        source = directory / "source.db"
-        fill(source, count)
-        results["file_bytes"] = source.stat().st_size
-        for case, parameters in CASES.items():
-            found: dict[str, Any] = {}
-            for what in ("ours", "loop"):
-                work = directory / what
-                work.mkdir()
-                path = copied(source, work)
-                found[what] = measure(what, path, parameters)
-                found[what]["result_bytes"] = (
-                    path.stat().st_size if what == "ours" else Path(f"{path}.new").stat().st_size
-                )
-                shutil.rmtree(work)
-            found["times_faster"] = found["loop"]["seconds"] / found["ours"]["seconds"]
-            results[case] = found
+def run(count: int, repetitions: int, folder: Path) -> dict[str, Any]:
+    """All cases and baselines on ``count`` records."""
+    import records
+
+    source = folder / "source.db"
+    records.fill(source, count)
+    turns: dict[str, list[dict[str, Any]]] = {}
+    costs: list[dict[str, float]] = []
+    for _ in range(repetitions):
+        for what in ("cp", "cp and fsync", "VACUUM INTO"):
+            turns.setdefault(what, []).append(measure(what, source))
+        for case, spec in CASES.items():
+            turns.setdefault(case, []).append(measure("convert", source, spec))
+        costs.append(_unavoidable(source))
+    # A minute each: once is enough.
+    loops = {
+        "keys": measure("loop", source, ("hierarchical", "pickle")),
+        "values": measure("loop", source, ("natural", "msgpack")),
+    }
+    results = {
+        "records": count,
+        "file_bytes": source.stat().st_size,
+        "baselines": {
+            what: quickest(turns[what]) for what in ("cp", "cp and fsync", "VACUUM INTO")
+        },
+        "loops": loops,
+        "cases": {case: quickest(turns[case]) for case in CASES},
+        "unavoidable": min(costs, key=lambda cost: sum(cost.values())),
+    }
+    source.unlink()
     return results
 
 
-def table(results: dict[str, Any]) -> str:
-    lines = [
-        f"{results['records']:,} records, {results['file_bytes'] / 1e6:,.0f} MB",
-        f"{'':<16}{'ours':>9}{'loop':>9}{'faster':>9}{'peak RSS':>11}{'a child ≤':>11}",
-    ]
-    for case in CASES:
-        found = results[case]
-        lines.append(
-            f"{case:<16}{found['ours']['seconds']:>7.1f} s{found['loop']['seconds']:>7.1f} s"
-            f"{found['times_faster']:>7.1f} x{found['ours']['peak_rss_bytes'] / 2**20:>7.0f} MiB"
-            f"{found['ours']['peak_rss_of_a_worker_bytes'] / 2**20:>7.0f} MiB"
-        )
-    return "\n".join(lines)
+def _unavoidable(source: Path) -> dict[str, float]:
+    code = (
+        f"import sys; sys.path[:0] = {[str(HERE), str(STORE)]!r}\n"
+        "import json, pathlib, records\n"
+        f"print(json.dumps(records.unavoidable(pathlib.Path({os.fspath(source)!r}))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
-    arguments = parser.parse_args()
-    results = run(arguments.records)
-    print(table(results))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+def large(count: int, folder: Path) -> dict[str, Any]:
+    """One conversion of keys of ten times as many records, and what the result then costs at every start."""
+    import records
+
+    source = folder / "large.db"
+    records.fill(source, count)
+    results: dict[str, Any] = {
+        "records": count,
+        "file_bytes": source.stat().st_size,
+        "keys": measure("convert", source, CASES["keys"]),
+    }
+    results["starts"] = starts(source)
+    source.unlink()
+    return results
 
 
-if __name__ == "__main__":
-    main()
+def starts(path: Path, times: int = 9) -> dict[str, float]:
+    """Median seconds from starting an interpreter to the answer, and of the interpreter alone.
+
+    ``path`` is converted to what it is in already, which marks it: what follows has nothing to do.
+    """
+    preamble = (
+        f"import sys; sys.path.insert(0, {str(STORE)!r}); from format_store import Format, convert, "
+        f"recover; path = {os.fspath(path)!r}; "
+    )
+    unchanged = preamble + "convert(path, Format.sqlitedict())"
+    subprocess.run([sys.executable, "-c", unchanged], check=True)
+    programs = {
+        "interpreter": "pass",
+        "nothing to do": unchanged,
+        "nothing to recover": preamble + "recover(path)",
+    }
+    found: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(times):
+        for name, code in programs.items():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            found[name].append(time.perf_counter() - started)
+    return {name: sorted(seconds)[times // 2] for name, seconds in found.items()}
