@@ -18,6 +18,7 @@ from pathlib import Path
 
 from format_operator.sidecar import app
 from format_store import Failpoints
+from tests.support import preloaded
 
 _PR_SET_DUMPABLE = 4
 
@@ -50,9 +51,8 @@ def _hang(*_: object) -> None:
 
 
 def _become(uid: int) -> None:
-    # The interpreter may lie where that user cannot reach it: what is loaded late is loaded now.
-    for module in ("encodings.ascii", "encodings.idna", "format_store.api", "kopf", "stringprep"):
-        importlib.import_module(module)
+    preloaded.everything()
+    importlib.import_module("kopf")
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)

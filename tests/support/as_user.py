@@ -6,21 +6,20 @@ The interpreter may lie where that user cannot reach it, so everything is import
 from __future__ import annotations
 
 import ctypes
-import encodings.ascii  # noqa: F401 - cannot be found later on
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import format_store.api
-import format_store.codecs.pickle_codec  # noqa: F401 - as above
 from tests.crash import driver
+from tests.support import preloaded
 
 _PR_SET_DUMPABLE = 4
 
 if __name__ == "__main__":
     uid = int(sys.argv.pop(1))
+    preloaded.everything()
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
