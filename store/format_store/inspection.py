@@ -95,6 +95,7 @@ def _look_inside(
     uri = sqlitefile.uri(path, "ro") + ("&immutable=1" if quiet else "")
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA trusted_schema=OFF")
+        sqlitefile.know_collations(connection)
         marker = sqlitefile.marker_of(connection, path)
         tables = _counted(connection) if count_rows else ()
         has_rows = (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from format_store import durable, errors, lease
+from format_store import durable, errors, keys, lease
 from format_store.formats import MARKER_NAME, Marker, parse_marker
 from format_store.layout import Layout
 from format_store.patience import patiently
@@ -123,7 +123,17 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA mmap_size=0")
+    know_collations(connection)
     return connection
+
+
+def know_collations(connection: sqlite3.Connection) -> None:
+    """Register the collations of key encodings that are read only.
+
+    Without them no statement can be prepared that opens the index of such a key column: counting its rows,
+    dropping its table, ``integrity_check``.
+    """
+    connection.create_collation(keys.SLASH_SPAN, keys.compare_with_slash)
 
 
 def uri(path: Path, mode: str) -> str:

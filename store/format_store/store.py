@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlitedict import SqliteDict, SqliteMultithread
 
-from format_store import conversion, durable, errors, sqlitefile
+from format_store import conversion, durable, errors, keys, sqlitefile
 from format_store.api import PLAIN_SQLITEDICT, convert, recover
 from format_store.engines.sqlitedict import schema
 from format_store.formats import Format
@@ -23,6 +23,7 @@ from format_store.layout import Layout
 from format_store.run import os_errors
 
 _OPERATION = "open"
+_ENGINE = "sqlitedict"
 _POLL_SECONDS = 0.05
 
 
@@ -140,6 +141,8 @@ def open_store(
     layout = Layout.of(path)
     if ensure is not None:
         target = ensure
+        if target.engine == _ENGINE:
+            schema.require_writable(target, layout.primary)
         options: dict[str, Any] = {"unmarked": unmarked, "pickle_allow": pickle_allow}
         options |= conversion_options
         _patiently(lambda: convert(path, target, **options), wait)
@@ -203,7 +206,7 @@ def _prepare(layout: Layout, table: str, *, create: bool) -> tuple[Format, str]:
     ):
         marker = sqlitefile.marker_of(connection, path)
         found = marker.format if marker else PLAIN_SQLITEDICT
-        if found.engine != "sqlitedict":
+        if found.engine != _ENGINE:
             raise errors.UsageError(
                 f"is a database of the engine {found.engine}, not of sqlitedict",
                 operation=_OPERATION,
@@ -214,6 +217,17 @@ def _prepare(layout: Layout, table: str, *, create: bool) -> tuple[Format, str]:
         if names is not None and table not in names:
             # The marker speaks of other tables: this one is plain, and a new one will be.
             marker, found = None, PLAIN_SQLITEDICT
+        for present in schema.tables(connection):
+            if schema.fold(present.name) == schema.fold(
+                table
+            ) and present.collation != schema.collation(PLAIN_SQLITEDICT):
+                raise errors.UsageError(
+                    f"the keys of table {table!r} have the collation {present.collation}, which is only read",
+                    operation=_OPERATION,
+                    path=path,
+                    hint="Nothing was touched. Convert it: pass the format to have as `ensure`, and the one with "
+                    f"keyEncoding {keys.OldCompareHierarchical.name!r} in `unmarked`.",
+                )
         mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
         exists = connection.execute(
             "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", (table,)

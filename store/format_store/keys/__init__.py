@@ -15,17 +15,20 @@ from format_store.keys.base import (
     InvalidKey,
     KeyEncoding,
     NotCanonical,
+    ReadOnlyKeyEncoding,
     SqlKeyEncoding,
+    collation_of,
     directory_of,
     is_child,
 )
 from format_store.keys.hierarchical import Hierarchical
 from format_store.keys.natural import Natural
+from format_store.keys.old_compare import SLASH_SPAN, OldCompareHierarchical, compare_with_slash
 
 ENTRY_POINT_GROUP = "storageformat.keys"
 
 _BUILT_IN: dict[str, KeyEncoding] = {
-    encoding.name: encoding for encoding in (Natural(), Hierarchical())
+    encoding.name: encoding for encoding in (Natural(), Hierarchical(), OldCompareHierarchical())
 }
 
 
@@ -68,13 +71,18 @@ def _installed(name: str) -> KeyEncoding:
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "SLASH_SPAN",
     "Hierarchical",
     "InvalidKey",
     "KeyEncoding",
     "Natural",
     "NotCanonical",
+    "OldCompareHierarchical",
+    "ReadOnlyKeyEncoding",
     "SqlKeyEncoding",
     "UnknownKeyEncoding",
+    "collation_of",
+    "compare_with_slash",
     "directory_of",
     "get",
     "is_child",

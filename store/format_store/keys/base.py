@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 SEPARATOR = "/"
+BINARY = "BINARY"
 
 
 class InvalidKey(ValueError):
@@ -77,6 +78,26 @@ class SqlKeyEncoding(Protocol):
     def decodes_sql(self, stored: str, key: str, otherwise: str) -> str:
         """SQL that is true where ``stored`` is canonical and its inverse is ``key``, and for no other pair."""
         ...
+
+
+@runtime_checkable
+class ReadOnlyKeyEncoding(Protocol):
+    """What an encoding says besides that is a source of conversions and never a target.
+
+    ``collation``: that of the key column, by which tables in it are told from others. ``use_instead``: names
+    of the encodings to convert to.
+    """
+
+    @property
+    def collation(self) -> str: ...
+
+    @property
+    def use_instead(self) -> tuple[str, ...]: ...
+
+
+def collation_of(encoding: KeyEncoding) -> str:
+    """The collation that the key column of a table in this encoding is declared with."""
+    return encoding.collation if isinstance(encoding, ReadOnlyKeyEncoding) else BINARY
 
 
 def directory_of(path: str) -> str:

@@ -227,7 +227,7 @@ def test_registry_looks_at_entry_points_only_for_other_names(
     assert asked == []
     assert keys.get("reversed").encode("ab") == "ba"
     assert asked == ["storageformat.keys"]
-    assert keys.names() == ("natural", "hierarchical", "reversed")
+    assert keys.names() == ("natural", "hierarchical", "old-compare-hierarchical", "reversed")
     with pytest.raises(keys.UnknownKeyEncoding, match="no-such"):
         keys.get("no-such")
     keys._installed.cache_clear()

@@ -15,7 +15,7 @@ from pathlib import Path
 from format_store import beside, errors
 from format_store.abort import Abort
 from format_store.engines.base import Job
-from format_store.engines.sqlitedict import rowkeys, schema, structure, values
+from format_store.engines.sqlitedict import fit, rowkeys, schema, structure, values
 from format_store.formats import Format
 from format_store.run import Run
 from format_store.sqlitefile import connect, marker_of, quote_name, quote_text, sqlite_errors, uri
@@ -83,6 +83,14 @@ def check(run: Run, path: Path, format: Format, *, tolerate_forbidden: bool = Fa
         for table in schema.tables(connection):
             if names is not None and table.name not in names:
                 continue
+            unlike = fit.wrong_collation(table, format)
+            if unlike is not None:
+                raise errors.MarkerMismatch(
+                    f"is not {format}: {unlike}",
+                    operation=_OPERATION,
+                    path=path,
+                    hint="Nothing was touched. Name the format that it is in.",
+                )
             quoted = quote_name(table.name)
             rows += int(connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0])
         for obstacle in values.undecodable(

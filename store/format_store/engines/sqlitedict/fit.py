@@ -8,6 +8,7 @@ from pathlib import Path
 from format_store import errors, sqlitefile
 from format_store.engines.sqlitedict import schema
 from format_store.formats import Format
+from format_store.keys.base import BINARY
 from format_store.sqlitefile import quote_name
 
 
@@ -25,7 +26,7 @@ def require_as_marked(connection: sqlite3.Connection, format: Format, path: Path
             table.name, format
         ):
             continue
-        found = first_misfit(connection, table.name, format)
+        found = first_misfit(connection, table, format)
         if found is not None:
             raise errors.MarkerMismatch(
                 f"the marker says {format}, but there are rows of another format ({found})",
@@ -41,13 +42,27 @@ def misfit(connection: sqlite3.Connection, format: Format) -> str | None:
     names = format.parameters["tables"]
     for table in schema.tables(connection):
         if names is None or table.name in names:
-            found = first_misfit(connection, table.name, format)
+            found = first_misfit(connection, table, format)
             if found is not None:
                 return found
     return None
 
 
-def first_misfit(connection: sqlite3.Connection, table: str, format: Format) -> str | None:
+def wrong_collation(table: schema.Table, format: Format) -> str | None:
+    """That the table's keys are declared with another collation than the format's, in words."""
+    expected = schema.collation(format)
+    if table.collation == expected:
+        return None
+    name = schema.key_encoding(format).name
+    return f"table {table.name!r}: its keys have the collation {table.collation}, {name} ones {expected}"
+
+
+def first_misfit(connection: sqlite3.Connection, found: schema.Table, format: Format) -> str | None:
+    """The first row found that is not of ``format``, or the key column that is not, in words."""
+    unlike = wrong_collation(found, format)
+    if unlike is not None:
+        return unlike
+    table = found.name
     encoding = schema.key_encoding(format)
     guard = encoding.guard("key") or "1"
     value_check = schema.value_format(format).check_sql("value")
@@ -86,12 +101,16 @@ def name_of(format: Format) -> str:
 def has_rows(connection: sqlite3.Connection) -> bool:
     """Whether there is anything to identify: rows in a table of ours, or rows and no such table at all.
 
-    An application whose other tables already have rows (a schema version) is as new as an empty file.
+    An application whose other tables already have rows (a schema version) is as new as an empty file. A table
+    whose keys have a collation tells its format by that alone.
     """
     tables = schema.tables(connection)
     if not tables:
         return sqlitefile.has_rows(connection)
     return any(
-        connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote_name(table.name)})").fetchone()[0]
+        table.collation != BINARY
+        or connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote_name(table.name)})").fetchone()[
+            0
+        ]
         for table in tables
     )

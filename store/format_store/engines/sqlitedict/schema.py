@@ -11,15 +11,20 @@ from pathlib import Path
 from format_store import errors, keys
 from format_store.codecs.combined import ValueFormat
 from format_store.formats import MARKER_NAME, Format
+from format_store.keys.base import BINARY
 from format_store.sqlitefile import has_rows, quote_name
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of sqlitedict's shape; ``statement`` is its SQL as the schema has it."""
+    """A table of sqlitedict's shape; ``statement`` is its SQL as the schema has it.
+
+    ``collation``: the one of its keys. It is BINARY, or that of an encoding which is read only.
+    """
 
     name: str
     statement: str
+    collation: str = BINARY
 
 
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
@@ -43,6 +48,24 @@ def key_encoding(format: Format) -> keys.KeyEncoding:
     return keys.get(format.parameters["keyEncoding"])
 
 
+def collation(format: Format) -> str:
+    """The collation of the key column of this format's tables."""
+    return keys.collation_of(key_encoding(format))
+
+
+def require_writable(format: Format, path: Path) -> None:
+    """Refuse a format that is only read, as a target. Raises InvalidFormat, which says what to use instead."""
+    encoding = key_encoding(format)
+    if isinstance(encoding, keys.ReadOnlyKeyEncoding):
+        raise errors.InvalidFormat(
+            f"keyEncoding {encoding.name!r} can be left, and not converted to",
+            operation="check target",
+            path=path,
+            hint=f"Nothing was touched. Use {' or '.join(map(repr, encoding.use_instead))} as the target's "
+            "keyEncoding.",
+        )
+
+
 def is_plain(format: Format) -> bool:
     """What sqlitedict writes by itself: its tables carry no guards."""
     names = (format.parameters[name] for name in ("keyEncoding", "valueCodec", "compression"))
@@ -56,14 +79,19 @@ def create_statement(table: str, format: Format) -> str:
     encoding = key_encoding(format)
     guard = encoding.guard("key")
     key_check = f" CHECK ({guard})" if guard else ""
+    by = collation(format)
+    collate = "" if by == BINARY else f" COLLATE {by}"
     return (
-        f"CREATE TABLE {quote_name(table)} (key {encoding.affinity} PRIMARY KEY{key_check}, "
+        f"CREATE TABLE {quote_name(table)} (key {encoding.affinity}{collate} PRIMARY KEY{key_check}, "
         f"value BLOB CHECK ({value_format(format).check_sql('value')}))"
     )
 
 
 def tables(connection: sqlite3.Connection, schema: str = "main") -> list[Table]:
-    """Every table of sqlitedict's shape, by name: key (TEXT or BLOB, primary key) and value, with rowids."""
+    """Every table of sqlitedict's shape, by name: key (TEXT or BLOB, primary key) and value, with rowids.
+
+    Also those whose keys have the collation ``slash_span``, which sqlitedict's own have not.
+    """
     found = []
     without_rowid = {
         name
@@ -78,18 +106,27 @@ def tables(connection: sqlite3.Connection, schema: str = "main") -> list[Table]:
         if fold(name).startswith("sqlite_") or name in without_rowid:
             continue
         columns = connection.execute(f"PRAGMA {schema}.table_xinfo({quote_name(name)})").fetchall()
-        if _has_shape(columns) and not _constraint(connection, schema, name, columns, statement):
-            found.append(Table(name, statement))
+        if not _has_shape(columns) or _constraint(columns, statement):
+            continue
+        by = _key_collation(connection, schema, name)
+        if by in (BINARY, keys.SLASH_SPAN):
+            found.append(Table(name, statement, by))
     return found
 
 
-def _constraint(
-    connection: sqlite3.Connection,
-    schema: str,
-    name: str,
-    columns: list[tuple[object, ...]],
-    statement: str,
-) -> str | None:
+def _key_collation(connection: sqlite3.Connection, schema: str, name: str) -> str:
+    """The collation of the primary key, by its built-in or declared name in the spelling that we use."""
+    for _, index, _, origin, _ in connection.execute(
+        f"PRAGMA {schema}.index_list({quote_name(name)})"
+    ):
+        if origin == "pk":
+            # The rows of an index end with the rowid, which has no collation of its own.
+            row = connection.execute(f"PRAGMA {schema}.index_xinfo({quote_name(index)})").fetchone()
+            return keys.SLASH_SPAN if fold(str(row[4])) == keys.SLASH_SPAN else str(row[4])
+    return BINARY
+
+
+def _constraint(columns: list[tuple[object, ...]], statement: str) -> str | None:
     """What a table of the right columns has that sqlitedict's have not, and that a conversion would lose."""
     for _, column, _, not_null, default, _, _ in columns:
         if not_null:
@@ -98,31 +135,28 @@ def _constraint(
             return f"DEFAULT on {column}"
     if re.search(r"\bON\s+CONFLICT\b", statement, re.IGNORECASE):
         return "ON CONFLICT"
-    for _, index, _, origin, _ in connection.execute(
-        f"PRAGMA {schema}.index_list({quote_name(name)})"
-    ):
-        if origin != "pk":
-            continue
-        for row in connection.execute(f"PRAGMA {schema}.index_xinfo({quote_name(index)})"):
-            if row[4] != "BINARY":
-                return f"COLLATE {row[4]}"
     return None
 
 
-def refuse_constrained(connection: sqlite3.Connection, format: Format, path: Path) -> None:
+def refuse_constrained(
+    connection: sqlite3.Connection, source: Format, target: Format, path: Path
+) -> None:
     """Refuse, by name, a table that is sqlitedict's but for a constraint of its own. Raises UnsupportedSchema.
 
-    Converted it would lose the constraint, left alone it would be the one table in another format.
+    Converted it would lose the constraint, left alone it would be the one table in another format. The
+    collation that the source's keys have anyway is none.
     """
+    expected = collation(source)
     for name, statement in connection.execute(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL ORDER BY name"
     ).fetchall():
-        if format.parameters["tables"] is not None and name not in format.parameters["tables"]:
+        if target.parameters["tables"] is not None and name not in target.parameters["tables"]:
             continue
         columns = connection.execute(f"PRAGMA table_xinfo({quote_name(name)})").fetchall()
         if not _has_shape(columns):
             continue
-        found = _constraint(connection, "main", name, columns, statement)
+        by = _key_collation(connection, "main", name)
+        found = _constraint(columns, statement) or (f"COLLATE {by}" if by != expected else None)
         if found is not None:
             raise errors.UnsupportedSchema(
                 f"table {name!r} has a constraint of its own ({found}), which the format would lose",

@@ -32,7 +32,7 @@ def identify(
         names = candidate.parameters["tables"]
         selected = [table for table in found if names is None or table.name in names]
         if selected and all(
-            fit.first_misfit(connection, table.name, candidate) is None for table in selected
+            fit.first_misfit(connection, table, candidate) is None for table in selected
         ):
             fitting.append(candidate)
     if len(fitting) < 2:
@@ -54,10 +54,11 @@ def survey(
 ) -> Survey:
     """Count rows, estimate bytes, refuse what the schema and (``refuse_rows``) the rows' types already tell.
 
-    Raises UnsupportedSchema, UnconvertibleKey, UnconvertibleValue.
+    Raises InvalidFormat, UnsupportedSchema, UnconvertibleKey, UnconvertibleValue.
     """
+    schema.require_writable(target, run.primary)
     tables = schema.selected(connection, source, target, run.primary)
-    schema.refuse_constrained(connection, target, run.primary)
+    schema.refuse_constrained(connection, source, target, run.primary)
     schema.refuse_dependents(connection, tables, run.primary)
     counted = []
     for table in tables:
