@@ -185,8 +185,8 @@ INVALID: Final = [
     _parameter(
         "keyEncoding",
         "sorted",
-        'supported values: "natural", "hierarchical"',
-        "write one of natural, hierarchical",
+        'supported values: "natural", "hierarchical", "old-compare-hierarchical"',
+        "write one of natural, hierarchical, old-compare-hierarchical",
     ),
     _parameter(
         "valueCodec",
@@ -220,6 +220,12 @@ INVALID: Final = [
         {"spec.target": "v3"},
         "spec.target",
         "target must be the name of one of spec.formats",
+    ),
+    Invalid(
+        "target-read-only",
+        {"spec.formats.1.sqlitedict.keyEncoding": "old-compare-hierarchical"},
+        "spec.target",
+        "target must not be a format with the key encoding old-compare-hierarchical",
     ),
     Invalid(
         "unmarked-unknown",

@@ -30,6 +30,9 @@ MAX_FORMAT_NAME: Final = 63
 MAX_TABLES: Final = 64
 MAX_TABLE_NAME: Final = 128
 
+READ_ONLY_KEYS: Final = "old-compare-hierarchical"
+"""A key encoding that a database can be in, and that none is converted to."""
+
 _DNS_LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 FORMAT_NAME: Final = String(
@@ -53,9 +56,11 @@ class SqlitedictParameters:
     """How a file of sqlitedict lays out its rows."""
 
     key_encoding: str = prop(
-        Choice(("natural", "hierarchical")),
+        Choice(("natural", "hierarchical", READ_ONLY_KEYS)),
         "natural: keys are text, as sqlitedict writes them. hierarchical: keys are bytes that sort "
-        "a tree of paths level by level, compatible with Oxia's encoder.",
+        "a tree of paths level by level, compatible with Oxia's encoder. old-compare-hierarchical: "
+        "text in a column with the collation slash_span, Oxia's first order; to be left, never the "
+        "target.",
         default="natural",
     )
     value_codec: str = prop(

@@ -22,6 +22,7 @@ from format_operator.api.formats import (
     IMPLIED_UNMARKED,
     MAX_FORMAT_NAME,
     MAX_FORMATS,
+    READ_ONLY_KEYS,
     FormatKind,
     NamedFormat,
 )
@@ -285,6 +286,19 @@ class StorageFormatSpec:
             message="target must be the name of one of spec.formats: add that format, or "
             "correct the name",
             holds=lambda spec: any(one.name == spec.target for one in spec.formats),
+            field="target",
+        ),
+        Rule(
+            cel=(
+                "!self.formats.exists(f, f.name == self.target && has(f.sqlitedict) && "
+                f"has(f.sqlitedict.keyEncoding) && f.sqlitedict.keyEncoding == '{READ_ONLY_KEYS}')"
+            ),
+            message=f"target must not be a format with the key encoding {READ_ONLY_KEYS}, which is "
+            "read only: use natural or hierarchical, and name the old format in unmarked",
+            holds=lambda spec: all(
+                one.name != spec.target or one.parameters.get("keyEncoding") != READ_ONLY_KEYS
+                for one in spec.formats
+            ),
             field="target",
         ),
         Rule(

@@ -6,10 +6,15 @@ import itertools
 
 import pytest
 
-from format_operator.api.formats import ENGINES, IMPLIED_UNMARKED, SqlitedictParameters
+from format_operator.api.formats import (
+    ENGINES,
+    IMPLIED_UNMARKED,
+    READ_ONLY_KEYS,
+    SqlitedictParameters,
+)
 from format_operator.api.models import StorageFormat
 from format_operator.api.schema import Choice, props
-from format_store import PLAIN_SQLITEDICT, Format
+from format_store import PLAIN_SQLITEDICT, Format, keys
 from tests.support.objects import storageformat
 
 CHOICES = {
@@ -23,14 +28,20 @@ CHOICES = {
 def test_the_store_knows_what_the_api_accepts(values: tuple[str, ...]) -> None:
     """Whatever the API server lets through, the store can be told, and it means the same."""
     parameters = dict(zip(CHOICES, values, strict=True)) | {"tables": ["unnamed"]}
-    formats = [{"name": "v1", "sqlitedict": parameters}]
-    body = storageformat(spec__formats=formats, spec__target="v1", spec__unmarked=["v1"])
-    named = StorageFormat.from_object(body).spec.target_format
+    formats = [{"name": "v1", "sqlitedict": parameters}, {"name": "v2", "sqlitedict": {}}]
+    body = storageformat(spec__formats=formats, spec__target="v2", spec__unmarked=["v1"])
+    named = StorageFormat.from_object(body).spec.formats[0]
     known = Format.from_spec(named.to_spec())
     assert known.engine == named.engine
     written = dict(known.parameters)
     assert list(written.pop("tables")) == ["unnamed"]
     assert written == dict(zip(CHOICES, values, strict=True))
+
+
+def test_the_store_reads_what_the_api_lets_no_target_be() -> None:
+    """The encodings that are read only are the same on both sides."""
+    names = [name for name in keys.names() if isinstance(keys.get(name), keys.ReadOnlyKeyEncoding)]
+    assert names == [READ_ONLY_KEYS]
 
 
 def test_both_mean_the_same_by_plain() -> None:
