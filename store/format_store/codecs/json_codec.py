@@ -37,8 +37,11 @@ class Json:
         self._dumps_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
     def decode(self, stored: Stored) -> object:
+        if not isinstance(stored, (str, bytes)):
+            # Not left to bytes(): of a number it makes as many zeros.
+            raise Undecodable(f"JSON is text or a blob, not {type(stored).__name__}")
         try:
-            text = stored if isinstance(stored, str) else bytes(stored).decode("utf-8")
+            text = stored if isinstance(stored, str) else stored.decode("utf-8")
             return self._loads(text)
         except (ValueError, TypeError) as error:
             raise Undecodable(f"not JSON ({error})") from error
