@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Final, cast
 
 _PROCESSES: Final = {
@@ -18,6 +19,13 @@ _PROCESSES: Final = {
     "sidecar": "format_operator.sidecar.supervisor",
     "sidecar-worker": "format_operator.sidecar.app",
 }
+#: What the extra ``operator`` brings, of each process that cannot do without.
+_EXTRA: Final = {
+    "controller": ("kopf", "kubernetes", "prometheus_client"),
+    "sidecar": ("aiohttp", "kopf", "prometheus_client"),
+    "sidecar-worker": ("aiohttp", "kopf", "prometheus_client"),
+}
+_USAGE: Final = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     module = _PROCESSES.get(arguments[0]) if arguments else None
     if module is not None:
+        # Before the supervisor starts: it would start a worker that cannot begin, again and again.
+        missing = [name for name in _EXTRA.get(arguments[0], ()) if find_spec(name) is None]
+        if missing:
+            print(
+                f"storageformat {arguments[0]}: needs {', '.join(missing)}, which the extra 'operator' "
+                "brings: pip install 'storageformat-operator[operator]'",
+                file=sys.stderr,
+            )
+            return _USAGE
         return _main_of(module)(arguments[1:])
     return _main_of("format_operator.cli")(arguments)
 
