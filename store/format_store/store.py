@@ -10,24 +10,37 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
-
-from sqlitedict import SqliteDict, SqliteMultithread
+from typing import Any, TypedDict, Unpack
 
 from format_store import conversion, durable, errors, keys, sqlitefile
+from format_store.abort import Abort
 from format_store.api import PLAIN_SQLITEDICT, convert, recover
 from format_store.engines.sqlitedict import schema
+from format_store.failpoints import Failpoints
 from format_store.formats import Format
 from format_store.keys import is_child
 from format_store.layout import Layout
-from format_store.run import os_errors
+from format_store.observer import Observer
+from format_store.run import Retention, os_errors
+from format_store.typed_sqlitedict import SqliteDict, SqliteMultithread
 
 _OPERATION = "open"
 _ENGINE = "sqlitedict"
 _POLL_SECONDS = 0.05
 
 
-class Store(SqliteDict):  # type: ignore[misc]  # sqlitedict has no type hints
+class ConversionOptions(TypedDict, total=False):
+    """What ``open_store`` passes on to ``convert``."""
+
+    retention: Retention
+    observer: Observer | None
+    abort: Abort | None
+    openers_unchecked: bool
+    worker_memory: int
+    failpoints: Failpoints | None
+
+
+class Store(SqliteDict):
     """A ``SqliteDict`` that speaks the format of its file, and iterates in key order where asked to.
 
     Iteration (``keys()``, ``items()`` …) is in insertion order, as ever; ``scan`` and ``children`` are in the
@@ -114,7 +127,7 @@ def open_store(
     decode: Callable[[Any], Any] | None = None,
     timeout: float = 5,
     wait: float = 60.0,
-    **conversion_options: Any,
+    **conversion_options: Unpack[ConversionOptions],
 ) -> Store:
     """Open the sqlitedict file at ``path`` in the format that it has, creating it if there is none.
 
