@@ -26,6 +26,7 @@ from format_store.typed_sqlitedict import SqliteDict, SqliteMultithread
 
 _OPERATION = "open"
 _ENGINE = "sqlitedict"
+_TABLE = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)"
 _POLL_SECONDS = 0.05
 
 
@@ -48,18 +49,30 @@ class Store(SqliteDict):
     """
 
     def __init__(
-        self, filename: str, tablename: str, *, format: Format, synchronous: str, **options: Any
+        self,
+        filename: str,
+        tablename: str,
+        *,
+        format: Format,
+        synchronous: str,
+        flag: str,
+        **options: Any,
     ) -> None:
         self.format = format
         self._synchronous = synchronous
         self._encoding = schema.key_encoding(format)
+        # For "r" sqlitedict lists the tables over a connection that it leaves to the garbage collector: the
+        # file would be in use, by ourselves. With the table there, opening by "c" makes nothing either.
+        by_ourselves = flag == "r" and _has_table(filename, tablename)
         super().__init__(
             filename,
             tablename,
+            flag="c" if by_ourselves else flag,
             encode_key=self._encoding.encode,
             decode_key=self._encoding.decode,
             **options,
         )
+        self.flag = flag
 
     def _new_conn(self) -> SqliteMultithread:
         connection = super()._new_conn()
@@ -180,6 +193,17 @@ def open_store(
     )
 
 
+def _has_table(filename: str, name: str) -> bool:
+    path = Layout.of(filename).primary
+    if not durable.exists(path):
+        return False
+    with (
+        sqlitefile.sqlite_errors(_OPERATION, path),
+        closing(sqlitefile.connect(path, mode="ro")) as connection,
+    ):
+        return connection.execute(_TABLE, (name,)).fetchone() is not None
+
+
 def _patiently(attempt: Callable[[], object], wait: float) -> None:
     """Wait while somebody else works on the file; what comes then finds it converted."""
     deadline = time.monotonic() + wait
@@ -242,9 +266,7 @@ def _prepare(layout: Layout, table: str, *, create: bool) -> tuple[Format, str]:
                     f"keyEncoding {keys.OldCompareHierarchical.name!r} in `unmarked`.",
                 )
         mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-        exists = connection.execute(
-            "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", (table,)
-        ).fetchone()
+        exists = connection.execute(_TABLE, (table,)).fetchone()
         if create and marker is not None and exists is None:
             connection.execute(schema.create_statement(table, found))
     # Only WAL is a property of the file; the other modes are each connection's own choice.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import subprocess
 import threading
@@ -283,3 +284,18 @@ def test_in_use_elsewhere(database: Path) -> None:
             assert len(store) == len(RECORDS)
         with pytest.raises(errors.InUse):
             open_store(database, ensure=HIERARCHICAL)
+
+
+@pytest.mark.parametrize("flag", ["c", "r"])
+def test_a_closed_store_leaves_the_file_to_others(tmp_path: Path, flag: str) -> None:
+    """Nothing of it stays open, garbage collector or not: the same process may convert at once."""
+    path = tmp_path / "orders.db"
+    write_plain(path, sample(5))
+    gc.disable()
+    try:
+        with open_store(path, flag=flag) as store:
+            assert len(list(store.items())) == 5
+            assert store.flag == flag
+        assert convert(path, HIERARCHICAL).outcome is Outcome.CONVERTED
+    finally:
+        gc.enable()
