@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,35 @@ class TestShelve(EngineConformance):
 
 class TestShelveWithTheSameCodec(TestShelve):
     target = Format.from_spec({"shelve": {"compression": "zstd"}})
+
+
+def test_a_file_of_pythons_own(tmp_path: Path) -> None:
+    """A file that ``shelve`` of Python 3.13 wrote arrives with every value, and comes back with every value, too."""
+    path = tmp_path / "shelf.db"
+    shutil.copyfile(Path(__file__).with_name("shelf-python3.13.db"), path)
+    before = rows_of(path)
+    allowed = {"pickle_allow": ["datetime.date", "decimal.Decimal"]}
+    assert convert(path, TAGGED, unmarked=[PLAIN], **allowed).rows == 30  # type: ignore[arg-type]
+    found = dict(read_shelf(path, TAGGED))
+    assert found["order-07"] == {
+        "number": 7,
+        "due": date(2026, 11, 8),
+        "price": Decimal("0.875"),
+        "size": (7, 8),
+        "note": "é" * 7,
+        "raw": b"\x07",
+    }
+    convert(path, PLAIN, **allowed)  # type: ignore[arg-type]
+    after = rows_of(path)
+    assert [key for key, _ in after] == [key for key, _ in before]
+    assert [pickle.loads(value) for _, value in after] == [
+        pickle.loads(value) for _, value in before
+    ]
+
+
+def rows_of(path: Path) -> list[tuple[bytes, bytes]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT key, value FROM Dict ORDER BY rowid").fetchall()
 
 
 def test_dates_leave_their_pickles(tmp_path: Path) -> None:
