@@ -84,6 +84,14 @@ def test_the_operators_processes_name_their_extra(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["gate", "render"])
+def test_what_needs_no_extra_works_without(base: Environment, command: str, tmp_path: Path) -> None:
+    """The gate and the snippet's printer are the standard library's and the base install's."""
+    done = base.run("storageformat", command, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: storageformat")
+
+
 def test_the_types_are_shipped(base: Environment, tmp_path: Path) -> None:
     """Both packages have their py.typed, so that type checkers look into them."""
     program = (

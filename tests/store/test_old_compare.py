@@ -192,6 +192,19 @@ def test_tables_of_both_kinds_in_one_file(database: Path) -> None:
     assert kinds == ("blob", "text")
 
 
+@pytest.mark.parametrize("marked", [PLAIN_SQLITEDICT, HIERARCHICAL], ids=str)
+def test_a_table_that_comes_later(tmp_path: Path, marked: Format) -> None:
+    """A table with the collation in a file that is marked as something else is named, never converted along."""
+    path = tmp_path / "orders.db"
+    write_plain(path, RECORDS)
+    convert(path, marked)
+    write_old(path, RECORDS[:3], table="later")
+    target = Format.sqlitedict(value_codec="json")
+    kind = errors.UnsupportedSchema if marked is PLAIN_SQLITEDICT else errors.MarkerMismatch
+    with refused(path, kind, "'later'", "slash_span"):
+        convert(path, target)
+
+
 @pytest.mark.parametrize("written", ["a source in it", "an empty file"])
 def test_it_is_never_a_target(tmp_path: Path, written: str) -> None:
     """Refused by name, with what to use instead, and nothing touched."""
