@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from threading import Thread
     from types import TracebackType
     from typing import Self
 
-    class SqliteMultithread:
+    class SqliteMultithread(Thread):
         """The connection: one thread that takes statements from a queue."""
 
         def execute(self, req: str, arg: tuple[Any, ...] | None = None) -> None: ...
