@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from format_store import Format
@@ -45,14 +46,16 @@ class Credulous(SqliteDictEngine):
         return tuple(candidates[:1])
 
 
-class Consuming(SqliteDictEngine):
-    """Saves space: what has been read is removed."""
+class Borrowing(SqliteDictEngine):
+    """Puts the database aside while it is read: all is well as long as nothing dies."""
 
-    name = "broken-consuming"
+    name = "broken-borrowing"
 
     def build(self, job: Job) -> None:
-        super().build(job)
-        job.source_path.unlink()
+        aside = job.source_path.with_suffix(".aside")
+        job.source_path.rename(aside)
+        super().build(replace(job, source_path=aside))
+        aside.rename(job.source_path)
 
 
 class Permissive(SqliteDictEngine):
@@ -89,5 +92,5 @@ class Demanding(SqliteDictEngine):
 
 
 ENGINES: list[type[SqliteDictEngine]] = [
-    Unverified, LosesOne, Credulous, Consuming, Permissive, Careless, Demanding,
+    Unverified, LosesOne, Credulous, Borrowing, Permissive, Careless, Demanding,
 ]  # fmt: skip

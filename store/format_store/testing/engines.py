@@ -121,14 +121,18 @@ class EngineConformance:
         for number, one in enumerate(some):
             path = self._copy(database, tmp_path / str(number))
             layout = Layout.of(path)
+            spoiled: list[str] = []
 
             def spoil() -> None:
                 (work,) = layout.pending()  # noqa: B023 - called before the next one
                 one.spoil(work.staging)  # noqa: B023
+                spoiled.append(one.name)  # noqa: B023
 
             try:
                 self._convert(path, self.target, failpoints=Failpoints({_STAGED: spoil}))
-            except errors.Failed:
+            except errors.Failed as error:
+                if not spoiled:
+                    pytest.fail(f"could not be done: {one.name} ({error})")
                 assert path.read_bytes() == database.read_bytes(), one.name
                 assert layout.pending() == []
             else:

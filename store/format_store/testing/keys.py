@@ -50,11 +50,10 @@ class KeyEncodingConformance:
 
     def _key(self, stored: object) -> str | None:
         """The key, or None where it is refused. Anything else fails."""
-        with in_time("decode"):
-            try:
-                key: str = self.encoding.decode(stored)
-            except NotCanonical:
-                return None
+        try:
+            key: str = in_time("decode", lambda: self.encoding.decode(stored))
+        except NotCanonical:
+            return None
         return key
 
     @contextmanager

@@ -77,7 +77,7 @@ def _of_table(connection: sqlite3.Connection, table: str) -> Iterator[Corruption
         )
         apart = next(((there, it) for there, it in rows if it != value), None)
         if apart is not None:
-            between = (_other(_other(value)), rowid)
+            between = (_aside(value), rowid)
             swap = [(put, between), (put, (value, apart[0])), (put, (apart[1], rowid))]
             yield Corruption(
                 f"{column} of two rows of {table} is swapped", _run(*swap), must_be_found=True
@@ -86,12 +86,21 @@ def _of_table(connection: sqlite3.Connection, table: str) -> Iterator[Corruption
 
 def _other(value: object) -> object:
     if isinstance(value, bytes):
-        return bytes([*value[:-1], value[-1] ^ 1]) + b"" if value else b"\1"
+        return bytes([*value[:-1], value[-1] ^ 1]) if value else b"\1"
     if isinstance(value, str):
         return value + "x"
     if isinstance(value, (int, float)):
         return value + 1
     return 1
+
+
+def _aside(value: object) -> object:
+    """A value that no row has: where a column is unique, two are swapped over a third."""
+    if isinstance(value, bytes):
+        return value + b"\0aside"
+    if isinstance(value, str):
+        return value + "\0aside"
+    return b"\0aside"
 
 
 def _run(*statements: Any) -> Callable[[Path], None]:

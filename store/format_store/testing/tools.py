@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType, NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+_T = TypeVar("_T")
 Stored = bytes | str
 Values = st.SearchStrategy[Any]
 
@@ -112,9 +112,8 @@ class _TookTooLong(BaseException):
     """Not an Exception: what is tested may catch all of these."""
 
 
-@contextmanager
-def in_time(what: str) -> Iterator[None]:
-    """Fail when the body takes more processor time than ``SECONDS``; only while it runs Python."""
+def in_time(what: str, call: Callable[[], _T]) -> _T:
+    """The call's result. Fails when it takes more processor time than ``SECONDS``; only while it runs Python."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise _TookTooLong
@@ -123,9 +122,11 @@ def in_time(what: str) -> Iterator[None]:
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
-        yield
+        return call()
     except _TookTooLong:
-        raise AssertionError(f"{what} took more than {SECONDS:g} s of processor time") from None
+        pass
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+    # Out here it has no context, which would tell where the loop was: another place, another failure.
+    raise AssertionError(f"{what} took more than {SECONDS:g} s of processor time")
