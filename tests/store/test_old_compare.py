@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -20,9 +23,11 @@ from format_store import (
     list_backups,
     open_store,
     plan,
+    recover,
     undo,
     verify,
 )
+from tests.crash.strace import command
 from tests.support.databases import (
     Records,
     leftovers,
@@ -33,6 +38,7 @@ from tests.support.databases import (
 )
 from tests.support.refusals import HIERARCHICAL, refused
 
+ROOT = Path(__file__).parents[2]
 OLD = Format.sqlitedict(key_encoding="old-compare-hierarchical")
 TARGETS = [
     PLAIN_SQLITEDICT,
@@ -138,6 +144,39 @@ def test_looking_at_it(database: Path) -> None:
     assert (planned.action, planned.source, planned.obstacles) == ("convert", OLD, ())
     with pytest.raises(errors.MarkerMismatch, match="collation slash_span"):
         verify(database, expected=PLAIN_SQLITEDICT)
+
+
+@pytest.mark.parametrize("name", ["build.after-batch", "verify.after-ready", "swap.after-rename"])
+def test_killed_on_the_way(database: Path, name: str) -> None:
+    """Recovery gives the old file, usable by its application alone, or the new one, with every record."""
+    before = database.read_bytes()
+    options = ["--unmarked", json.dumps(OLD.to_spec()), "--failpoint", name, "kill"]
+    done = subprocess.run(
+        command(["convert", str(database), *options]), capture_output=True, check=False
+    )
+    assert done.returncode == -9
+    recover(database)
+    assert leftovers(database) == []
+    if name != "swap.after-rename":
+        assert database.read_bytes() == before
+        assert verify(database, expected=OLD) == len(RECORDS)
+        convert(database, HIERARCHICAL, unmarked=[OLD])
+    assert records_on_disk(database) == RECORDS
+
+
+def test_with_a_log_that_is_not_worked_off(database: Path) -> None:
+    """In WAL mode, with frames of an application that was killed: they are in the copy, too."""
+    program = (
+        "import os, sqlite3, sys\n"
+        "from tests.store.test_old_compare import applications_comparison\n"
+        "c = sqlite3.connect(sys.argv[1]); c.create_collation('slash_span', applications_comparison)\n"
+        "c.execute('PRAGMA journal_mode=WAL'); c.execute(\"INSERT INTO unnamed VALUES ('/last', x'80054b072e')\")\n"
+        "c.commit(); os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(database)], check=True, cwd=ROOT)
+    assert Path(f"{database}-wal").stat().st_size > 0
+    assert convert(database, HIERARCHICAL, unmarked=[OLD]).outcome is Outcome.CONVERTED
+    assert records_on_disk(database) == [*RECORDS, ("/last", 7)]
 
 
 def test_the_spelling_of_the_collation(tmp_path: Path) -> None:
