@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -222,6 +223,56 @@ def test_without_digests_values_are_compared(
         convert(database, BOTH)
     assert leftovers(database) == []
     assert records_on_disk(database) == RECORDS
+
+
+def test_connections_to_the_copy_are_closed_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In WAL mode the last one removes the log; of two that are closed at the same moment neither is the last."""
+    path = tmp_path / "orders.db"
+    write_plain(path, RECORDS, journal_mode="WAL")
+    order: list[str] = []
+    tasks: list[threading.Thread] = []
+    begun, awaited = threading.Event(), threading.Event()
+    join, looked, compared, connected = (
+        beside.Task.join, check._check_structure, check._compare_table, check.connect,
+    )  # fmt: skip
+
+    def joining(task: beside.Task[object], timeout: float | None = None) -> None:
+        if task in tasks:
+            awaited.set()
+        join(task, timeout)
+
+    def structure_(job: Job, stop: Abort) -> None:
+        tasks.append(threading.current_thread())
+        begun.set()
+        looked(job, stop)
+        assert awaited.wait(30)
+        order.append("structure")
+
+    def comparison(*arguments: Any) -> int:
+        assert begun.wait(30)
+        return compared(*arguments)
+
+    def connecting(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connected(*arguments, **options)
+        if threading.current_thread() is threading.main_thread():
+            close = connection.close
+
+            def closing_() -> None:
+                order.append("comparison")
+                close()
+
+            monkeypatch.setattr(connection, "close", closing_)
+        return connection
+
+    monkeypatch.setattr(beside.Task, "join", joining)
+    monkeypatch.setattr(check, "_check_structure", structure_)
+    monkeypatch.setattr(check, "_compare_table", comparison)
+    monkeypatch.setattr(check, "connect", connecting)
+    assert convert(path, HIERARCHICAL).outcome is Outcome.CONVERTED
+    assert order == ["structure", "comparison"]
+    assert records_on_disk(path) == RECORDS
 
 
 def test_two_things_at_a_time() -> None:

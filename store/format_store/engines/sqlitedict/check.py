@@ -29,10 +29,12 @@ def verify(job: Job) -> None:
     Beside it, on a connection and a core of its own, runs SQLite's look at the whole file.
     """
     with (
-        beside.running(lambda stop: _check_structure(job, stop)),
         sqlite_errors(_OPERATION, job.staging_path),
         closing(connect(job.staging_path)) as staging,
         job.run.abort.connection(staging),
+        # Innermost, so that the other connection is closed before this one: where two are closed at the same
+        # moment, neither is the last, and the write-ahead log stays.
+        beside.running(lambda stop: _check_structure(job, stop)),
     ):
         staging.execute("PRAGMA query_only=ON")
         staging.execute(f"ATTACH DATABASE {quote_text(uri(job.source_path, 'ro'))} AS source")
