@@ -17,6 +17,7 @@ from format_store import Format, Outcome, beside, convert, durable, errors
 from format_store.abort import Abort
 from format_store.engines.base import Job
 from format_store.engines.sqlitedict import bare, build, check, schema, structure
+from format_store.sqlitefile import connect
 from tests.support.databases import leftovers, records_on_disk, rows, sample, write_plain
 from tests.support.refusals import HIERARCHICAL, traces
 from tests.support.trees import unchanged
@@ -234,9 +235,7 @@ def test_connections_to_the_copy_are_closed_one_after_the_other(
     order: list[str] = []
     tasks: list[threading.Thread] = []
     begun, awaited = threading.Event(), threading.Event()
-    join, looked, compared, connected = (
-        beside.Task.join, check._check_structure, check._compare_table, check.connect,
-    )  # fmt: skip
+    join, looked, compared = beside.Task.join, check._check_structure, check._compare_table
 
     def joining(task: beside.Task[object], timeout: float | None = None) -> None:
         if task in tasks:
@@ -255,7 +254,7 @@ def test_connections_to_the_copy_are_closed_one_after_the_other(
         return compared(*arguments)
 
     def connecting(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = connected(*arguments, **options)
+        connection = connect(*arguments, **options)
         if threading.current_thread() is threading.main_thread():
             close = connection.close
 
