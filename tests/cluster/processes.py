@@ -17,8 +17,8 @@ from cluster import Cluster
 from controlplane.client import Object, wait_until
 from tests.cluster.shop import Shop, eventually, request
 
-#: So many records take a second or more to convert: long enough to be caught in the middle.
-MANY: Final = 15000
+#: So many records take about a second to convert: long enough to be caught in the middle.
+MANY: Final = 40000
 WORKER: Final = "sidecar-worker"
 SIDECAR: Final = "storageformat"
 GATE: Final = "storageformat-gate"
@@ -29,14 +29,17 @@ _LOCAL: Final = re.compile(r"-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL")
 # --- processes ------------------------------------------------------------------------------------------------
 
 
-def worker(shop: Shop, ordinal: int) -> int | None:
-    """The sidecar's worker of that ordinal, as a process id of this machine. Asks nobody: it is quick."""
+def worker(shop: Shop, ordinal: int, *, but: int | None = None) -> int | None:
+    """The sidecar's worker of that ordinal, as a process id of this machine. Asks nobody: it is quick.
+
+    ``but``: one that is on its way out, and in the way of finding the next.
+    """
     wanted = {
         f"POD_NAMESPACE={shop.namespace}".encode(),
         f"POD_NAME=orders-{ordinal}".encode(),
     }
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
+        if not folder.name.isdecimal() or folder.name == str(but):
             continue
         with suppress(OSError):  # it has just ended
             if WORKER.encode() not in (folder / "cmdline").read_bytes().split(b"\0"):
@@ -49,11 +52,8 @@ def worker(shop: Shop, ordinal: int) -> int | None:
 def another_worker(shop: Shop, ordinal: int, than: int) -> int:
     """The worker that has taken the place of ``than``."""
 
-    def found() -> int | None:
-        pid = worker(shop, ordinal)
-        return pid if pid != than else None
-
-    pid: int = eventually(found, f"the sidecar of orders-{ordinal} has another worker")
+    text = f"the sidecar of orders-{ordinal} has another worker"
+    pid: int = eventually(lambda: worker(shop, ordinal, but=than), text)
     return pid
 
 
@@ -160,10 +160,14 @@ class Caught:
 
     @property
     def told_to_end(self) -> bool:
-        """Whether SIGTERM waits for the worker: it hears of it before anything else once it goes on."""
-        status = Path(f"/proc/{self.worker}/status").read_text(encoding="ascii")
+        """Whether SIGTERM waits for the worker, or it is dead: once it goes on, it hears of that before anything else."""
+        try:
+            status = Path(f"/proc/{self.worker}/status").read_text(encoding="ascii")
+        except FileNotFoundError:
+            return True
         (pending,) = re.findall(r"^ShdPnd:\t([0-9a-f]+)$", status, re.MULTILINE)
-        return bool(int(pending, 16) >> (signal.SIGTERM - 1) & 1)
+        waiting = int(pending, 16)
+        return any(waiting >> (one - 1) & 1 for one in (signal.SIGTERM, signal.SIGKILL))
 
     def go_on(self) -> None:
         """Let the worker run; it need not be there any more."""
@@ -182,10 +186,16 @@ def caught(shop: Shop, ordinal: int, *, after: Caught | None = None) -> Iterator
     The shop needs about `MANY` records for that. With ``after``, the one that comes after that one.
     """
 
+    pid: int | None = None
+    last = after.worker if after else None
+
     def begun() -> Caught | None:
+        nonlocal pid
+        # The worker is looked for before there is anything to catch: a conversion may be over in the time it takes.
+        if pid is None or _state(pid) in {"", "Z"}:
+            pid = worker(shop, ordinal, but=last)
         copies = frozenset(_copies(shop, ordinal)) - (after.copies if after else frozenset())
-        pid = worker(shop, ordinal) if copies else None
-        return Caught(shop, ordinal, pid, copies) if pid is not None else None
+        return Caught(shop, ordinal, pid, copies) if pid is not None and copies else None
 
     one: Caught = wait_until(
         begun, timeout=120, every=0.005, what=f"orders-{ordinal} is being converted"

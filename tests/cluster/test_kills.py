@@ -105,6 +105,8 @@ def test_the_pod_is_killed_and_the_kubelet_goes_away(shop: Shop) -> None:
             assert deleted != before
             cluster.delete_pod(shop.namespace, "orders-0", grace_seconds=0)
             eventually(lambda: shop.uid(0) not in {"", deleted}, "there is another pod")
+            # Without its object the old pod may still stand here: let it go on now, and it converts after all.
+            eventually(lambda: one.told_to_end, "the kubelet has told the sidecar to end")
         with caught(shop, 0, after=one):
             last = shop.uid(0)
             cluster.stop_kubelet()
