@@ -22,7 +22,7 @@ from format_store import (
 )
 from format_store.abort import Abort
 from format_store.engines import registry
-from format_store.engines.base import Job, Survey
+from format_store.engines.base import Engine, Job, Survey
 from format_store.formats import Format, Marker
 from format_store.layout import WorkDirectory
 from format_store.manifest import FileStat, Manifest
@@ -75,11 +75,13 @@ def attempt(
             manifest.save(work)
             if __debug__:
                 run.failpoints.hit("prepare.after-manifest")
+        found = registry.common(present, target)
+        assert found is not None, "a survey was made"
+        engine, before, after = found
         job = Job(
-            run, run.primary, work.staging, present, target, marker, journal_mode,
-            survey, work.path,
+            run, run.primary, work.staging, before, after, marker, journal_mode, survey, work.path,
         )  # fmt: skip
-        manifest = _build_and_verify(job, work, manifest)
+        manifest = _build_and_verify(engine, job, work, manifest)
         run.check_abort("swap")
         backup = ending.commit(run, work, manifest)
     except BaseException as error:
@@ -98,9 +100,10 @@ def _note(run: Run) -> FileStat:
         return FileStat.of(held.stat())
 
 
-def _build_and_verify(job: Job, work: WorkDirectory, manifest: Manifest) -> Manifest:
+def _build_and_verify(
+    engine: Engine, job: Job, work: WorkDirectory, manifest: Manifest
+) -> Manifest:
     run = job.run
-    engine = registry.get(job.target.engine)
     # Outermost: its descriptor may be closed only when no connection holds a lock on the source any more.
     with _digest_beside(run, manifest) as source_digest:
         with _writers_locked_out(run, manifest), _temporary_files_in(work):

@@ -142,18 +142,20 @@ def _decide_content(
                 return marker.format, None
             present = marker.format
         elif not engine.has_rows(connection):
-            present = engine.of_empty()
+            present = engine.of_empty(target)
         else:
             present = _identify(run, connection, engine, target, unmarked)
             refuse_rows = False  # each row has just been looked at
-        if present.engine != target.engine:
+        found = registry.common(present, target)
+        if found is None:
             raise errors.UnsupportedSchema(
                 f"is {present}; there is no way from the engine {present.engine} to {target.engine}",
                 operation="check",
                 path=path,
                 hint="Nothing was touched. Name a target of the same engine.",
             )
-        return present, engine.survey(run, connection, present, target, refuse_rows=refuse_rows)
+        engine, source, wanted = found
+        return present, engine.survey(run, connection, source, wanted, refuse_rows=refuse_rows)
 
 
 def _open_unknown(run: Run) -> Any:
@@ -177,11 +179,7 @@ def _open_unknown(run: Run) -> Any:
 def _identify(
     run: Run, connection: Any, engine: Engine, target: Format, unmarked: Sequence[Format]
 ) -> Format:
-    candidates: list[Format] = []
-    for candidate in [*unmarked, target]:
-        same_engine = candidate.engine == engine.name
-        if same_engine and not any(candidate.same_bytes_as(known) for known in candidates):
-            candidates.append(candidate)
+    candidates = engine.candidates(unmarked, target)
     fitting = engine.identify(run, connection, candidates)
     if len(fitting) == 1:
         return fitting[0]

@@ -10,7 +10,8 @@
     │   │                       UnreadableMarker  NewerMarker  UnknownMarker  MarkerMismatch
     │   │                       UndeclaredFormat  AmbiguousFormat  UnsupportedSchema
     │   ├── about the target:   UnconvertibleKey  UnconvertibleValue
-    │   └── about the way back: NothingToUndo  BackupPinned  BackupUnsound
+    │   │                       MigrationsDiffer  MigrationFailed
+    │   └── about the way back: NoWayBack  NothingToUndo  BackupPinned  BackupUnsound
     ├── TryAgain              75     somebody else is at work, or the conversion was told to stop
     │   └── Locked  InUse  Aborted  CleanUpPending
     ├── Failed                1      the conversion went wrong; the database is as it was
@@ -160,6 +161,18 @@ class UnconvertibleKey(Refused):
 
 class UnconvertibleValue(Refused):
     """A value that the target format cannot hold unchanged; names table, key and type."""
+
+
+class MigrationsDiffer(Refused):
+    """The target's migrations are not the ones that the database has had, and more."""
+
+
+class MigrationFailed(Refused):
+    """A migration's SQL failed, or one of its checks is not true; it ran on a copy."""
+
+
+class NoWayBack(Refused):
+    """A migration that would have to be taken back has no ``down``."""
 
 
 class NothingToUndo(Refused):

@@ -21,6 +21,8 @@ MARKER_VERSION = 1
 
 _PREFIX = f"CREATE VIEW {MARKER_NAME} AS SELECT '"
 _SUFFIX = "' AS marker"
+#: The engine whose parameters may stand beside those of sqlite, and are among them in a ``Format``.
+_PART = "sqlitedict"
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,31 @@ class Format:
     def from_spec(cls, spec: Mapping[str, Any]) -> Format:
         """Parse the shape that a StorageFormat's ``formats`` list has: ``{"sqlitedict": {...}}``.
 
-        A ``name`` beside the engine is passed over. Raises InvalidFormat.
+        Beside ``sqlite`` may stand ``sqlitedict``, for tables of its shape in the same file. A ``name`` is
+        passed over. Raises InvalidFormat.
         """
         from format_store.engines import registry
 
         if not isinstance(spec, Mapping):
             raise _invalid(f"a format is a mapping with one engine, not {type(spec).__name__}")
         engines = [key for key in spec if key != "name"]
-        if len(engines) != 1:
+        both = {*engines} == {"sqlite", _PART}
+        if len(engines) != 1 and not both:
             raise _invalid(
-                f"a format names exactly one engine, this one has {sorted(engines) or 'none'}"
+                f"a format names one engine, or sqlite and sqlitedict; this one has {sorted(map(str, engines)) or 'none'}"
             )
-        name = engines[0]
-        parameters = spec[name] if spec[name] is not None else {}
-        if not isinstance(parameters, Mapping):
-            raise _invalid(
-                f"the parameters of {name} are a mapping, not {type(parameters).__name__}"
+        name = "sqlite" if both else engines[0]
+        parameters = {one: spec[one] if spec[one] is not None else {} for one in engines}
+        for one, told in parameters.items():
+            if not isinstance(told, Mapping):
+                raise _invalid(f"the parameters of {one} are a mapping, not {type(told).__name__}")
+        if name == "sqlite" and _PART in parameters[name]:
+            raise _invalid("sqlitedict stands beside sqlite, not in it")
+        if both:
+            return cls(
+                name, registry.get(name).parse({**parameters[name], _PART: parameters[_PART]})
             )
-        return cls(name, registry.get(name).parse(parameters))
+        return cls(name, registry.get(name).parse(parameters[name]))
 
     @classmethod
     def sqlitedict(
@@ -84,16 +93,34 @@ class Format:
         """The inverse of ``from_spec``; parameters at their default are left out."""
         from format_store.engines import registry
 
-        return {self.engine: registry.get(self.engine).spec(self.parameters)}
+        spec: dict[str, Any] = {self.engine: registry.get(self.engine).spec(self.parameters)}
+        part = self.parameters.get(_PART) if self.engine == "sqlite" else None
+        if part is not None:
+            spec[_PART] = registry.get(_PART).spec(part)
+        return spec
+
+    def under(self, engine: str) -> Format | None:
+        """The same format as ``engine`` has it; None where it has not.
+
+        A sqlitedict file is a SQLite file about which nothing else is said.
+        """
+        from format_store.engines import registry
+
+        if engine == self.engine:
+            return self
+        if (self.engine, engine) != (_PART, "sqlite"):
+            return None
+        return Format(engine, registry.get(engine).parse({}) | {_PART: self.parameters})
 
     def same_bytes_as(self, other: Format) -> bool:
         """Whether a database in one is in the other as it lies (conversion options do not count)."""
         from format_store.engines import registry
 
-        if self.engine != other.engine:
+        found = registry.common(self, other)
+        if found is None:
             return False
-        on_disk = registry.get(self.engine).on_disk
-        return on_disk(self.parameters) == on_disk(other.parameters)
+        engine, one, another = found
+        return engine.on_disk(one.parameters) == engine.on_disk(another.parameters)
 
     def __str__(self) -> str:
         from format_store.engines import registry
@@ -189,7 +216,8 @@ def _invalid(message: str) -> errors.InvalidFormat:
         message,
         operation="parse format",
         path="formats",
-        hint="Nothing was touched. Example: {sqlitedict: {keyEncoding: hierarchical, valueCodec: msgpack}}",
+        hint="Nothing was touched. Examples: {sqlitedict: {keyEncoding: hierarchical, valueCodec: msgpack}}, "
+        "{sqlite: {pageSize: 8192}}",
     )
 
 

@@ -131,13 +131,15 @@ def plan(run: Run, target: Format, unmarked: Sequence[Format], *, rehearse: bool
 
 
 def _obstacles(run: Run, present: Format, target: Format) -> list[Obstacle]:
-    engine = registry.get(target.engine)
+    found = registry.common(present, target)
+    assert found is not None, "a survey was made"
+    engine, before, after = found
     with (
         sqlitefile.sqlite_errors("plan", run.primary),
         closing(sqlitefile.connect(run.primary)) as connection,
         run.abort.connection(connection),
     ):
-        return engine.obstacles(run, connection, present, target, MAX_OBSTACLES)
+        return engine.obstacles(run, connection, before, after, MAX_OBSTACLES)
 
 
 _RECOVER = "recover what an earlier run left; what is to be done then tells another plan"

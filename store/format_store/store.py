@@ -243,6 +243,8 @@ def _prepare(layout: Layout, table: str, *, create: bool) -> tuple[Format, str]:
     ):
         marker = sqlitefile.marker_of(connection, path)
         found = marker.format if marker else PLAIN_SQLITEDICT
+        if found.engine == "sqlite" and found.parameters[_ENGINE] is not None:
+            found = Format(_ENGINE, found.parameters[_ENGINE])
         if found.engine != _ENGINE:
             raise errors.UsageError(
                 f"is a database of the engine {found.engine}, not of sqlitedict",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +34,35 @@ class TestSqlitedictKeysAndValues(PlainSource):
     target = Format.sqlitedict(
         key_encoding="hierarchical", value_codec="msgpack", compression="zstd"
     )
+
+
+class TestSqlite(EngineConformance):
+    source = Format.from_spec({"sqlite": {}})
+    target = Format.from_spec(
+        {
+            "sqlite": {
+                "pageSize": 8192,
+                "migrations": [
+                    {
+                        "number": 1,
+                        "sql": "CREATE TABLE later (a)",
+                        "down": "DROP TABLE later",
+                        "checks": ["SELECT count(*) FROM sqlite_schema WHERE name = 'later'"],
+                    }
+                ],
+            }
+        }
+    )
+
+    def write(self, path: Path, records: Records) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("CREATE TABLE pairs (key TEXT UNIQUE, value TEXT)")
+            connection.executemany(
+                "INSERT INTO pairs VALUES (?, ?)",
+                [(key, json.dumps(value)) for key, value in records],
+            )
+
+    def read(self, path: Path) -> Records:
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("SELECT key, value FROM pairs ORDER BY rowid").fetchall()
+        return [(key, json.loads(value)) for key, value in found]

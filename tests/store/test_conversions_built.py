@@ -186,7 +186,7 @@ def test_the_structure_of_large_copies_is_checked_in_sorted_batches(
 
     monkeypatch.setattr(build, "build", built)
     # What is wrong with rows is found by their comparison; here it is the structure that has to tell.
-    monkeypatch.setattr(check, "_compare_table", lambda *_: len(RECORDS))
+    monkeypatch.setattr(check, "compare_table", lambda *_: len(RECORDS))
     if wrong == "nothing":
         assert convert(database, target).outcome is Outcome.CONVERTED
         assert records_on_disk(database) == RECORDS
@@ -235,7 +235,7 @@ def test_connections_to_the_copy_are_closed_one_after_the_other(
     order: list[str] = []
     tasks: list[threading.Thread] = []
     begun, awaited = threading.Event(), threading.Event()
-    join, looked, compared = beside.Task.join, check._check_structure, check._compare_table
+    join, looked, compared = beside.Task.join, check._check_structure, check.compare_table
 
     def joining(task: beside.Task[object], timeout: float | None = None) -> None:
         if task in tasks:
@@ -267,7 +267,7 @@ def test_connections_to_the_copy_are_closed_one_after_the_other(
 
     monkeypatch.setattr(beside.Task, "join", joining)
     monkeypatch.setattr(check, "_check_structure", structure_)
-    monkeypatch.setattr(check, "_compare_table", comparison)
+    monkeypatch.setattr(check, "compare_table", comparison)
     monkeypatch.setattr(check, "connect", connecting)
     assert convert(path, HIERARCHICAL).outcome is Outcome.CONVERTED
     assert order == ["structure", "comparison"]

@@ -103,7 +103,7 @@ def test_kinds_of_unreadable(text: str, kind: type[errors.StoreError]) -> None:
         ({"sqlitedict": {"sharedReferences": "ignore"}}, "sharedReferences"),
         ({"sqlitedict": {"level": 9}}, "level"),
         ({"leveldb": {}}, "leveldb"),
-        ({"name": "v1"}, "exactly one engine"),
+        ({"name": "v1"}, "names one engine"),
         ([], "mapping"),
     ],
 )

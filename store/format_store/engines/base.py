@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from format_store import errors
 from format_store.formats import Format, Marker
 from format_store.run import Run
 
@@ -62,6 +63,26 @@ class Job:
     temporary: Path = field(default_factory=Path)
     digests: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
     """What the engine notes while it builds, for its own verification: by table, rows and digest of chunks."""
+    notes: dict[str, set[str]] = field(default_factory=dict)
+    """Likewise, by an engine's own words."""
+
+    def wrong(self, what: str) -> errors.VerificationFailed:
+        """The error for a copy that does not say what its source says."""
+        return errors.VerificationFailed(
+            f"the converted copy is wrong: {what}",
+            operation="verify",
+            path=self.source_path,
+            hint="The copy was discarded; the database is as it was. Please report this with the formats.",
+        )
+
+
+def distinct(engine: str, formats: Iterable[Format]) -> list[Format]:
+    """Those of an engine, in their order, without those that are the same on disk as an earlier one."""
+    found: list[Format] = []
+    for format in formats:
+        if format.engine == engine and not any(format.same_bytes_as(known) for known in found):
+            found.append(format)
+    return found
 
 
 class Engine(Protocol):
@@ -85,8 +106,8 @@ class Engine(Protocol):
         """A few words for messages."""
         ...
 
-    def of_empty(self) -> Format:
-        """The format that a database without rows is taken for."""
+    def of_empty(self, target: Format) -> Format:
+        """The format that a database without rows is taken for, which is to become ``target``."""
         ...
 
     def has_rows(self, connection: sqlite3.Connection) -> bool:
@@ -95,6 +116,10 @@ class Engine(Protocol):
 
     def require_as_marked(self, connection: sqlite3.Connection, format: Format, path: Path) -> None:
         """The tables are in the format that the marker tells. Raises MarkerMismatch."""
+        ...
+
+    def candidates(self, declared: Sequence[Format], target: Format) -> list[Format]:
+        """What a file without a marker may be in, each format once: ``distinct`` is right for most engines."""
         ...
 
     def identify(

@@ -9,6 +9,7 @@ from format_store import errors
 
 if TYPE_CHECKING:
     from format_store.engines.base import Engine
+    from format_store.formats import Format
 
 ENTRY_POINT_GROUP = "storageformat.engines"
 
@@ -20,6 +21,10 @@ def get(name: str) -> Engine:
         from format_store.engines.sqlitedict import SqliteDictEngine
 
         return SqliteDictEngine()
+    if name == "sqlite":
+        from format_store.engines.sqlite import SqliteEngine
+
+        return SqliteEngine()
     # Reading every installed package's metadata is slow: only for names that are not ours.
     from importlib.metadata import entry_points
 
@@ -31,5 +36,14 @@ def get(name: str) -> Engine:
         f"there is no engine {name!r}",
         operation="parse format",
         path="formats",
-        hint="Nothing was touched. Built in: sqlitedict. Others are installed as packages.",
+        hint="Nothing was touched. Built in: sqlite and sqlitedict. Others are installed as packages.",
     )
+
+
+def common(one: Format, another: Format) -> tuple[Engine, Format, Format] | None:
+    """The engine that knows both formats, and each of them as it has it; None where there is none."""
+    for name in (another.engine, one.engine):
+        first, second = one.under(name), another.under(name)
+        if first is not None and second is not None:
+            return get(name), first, second
+    return None

@@ -69,7 +69,7 @@ class EngineConformance:
         engine = registry.get(self.target.engine)
         assert engine.name == self.source.engine == self.target.engine
         assert not self.source.same_bytes_as(self.target)
-        for format in (self.source, self.target, engine.of_empty()):
+        for format in (self.source, self.target, engine.of_empty(self.target)):
             assert Format.from_spec(json.loads(json.dumps(format.to_spec()))) == format
             assert str(format)
         for wrong in ({"noSuchParameter": 1}, {"": None}):

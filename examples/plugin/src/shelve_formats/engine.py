@@ -10,7 +10,7 @@ from typing import Any
 
 from format_store import Format, errors
 from format_store.codecs import BadValue
-from format_store.engines.base import Job, Obstacle, Survey
+from format_store.engines.base import Job, Obstacle, Survey, distinct
 from format_store.run import Run
 from format_store.sqlitefile import connect, has_rows, marker_of, quote_text, sqlite_errors, uri
 from shelve_formats import rows, table
@@ -39,7 +39,8 @@ class ShelveEngine:
         packed = parameters["compression"]
         return str(parameters["valueCodec"]) + ("" if packed == "none" else f" {packed}")
 
-    def of_empty(self) -> Format:
+    def of_empty(self, target: Format) -> Format:
+        del target
         return Format(self.name, table.parse({}))
 
     # --- what a file is in --------------------------------------------------------------------------
@@ -56,6 +57,9 @@ class ShelveEngine:
                 path=path,
                 hint="Nothing was touched. An application that does not know the format has written to it.",
             )
+
+    def candidates(self, declared: Sequence[Format], target: Format) -> list[Format]:
+        return distinct(self.name, [*declared, target])
 
     def identify(
         self, run: Run, connection: sqlite3.Connection, candidates: Sequence[Format]

@@ -40,42 +40,53 @@ def build(job: Job) -> None:
         with closing(connect(job.source_path, mode="ro")) as source:
             converted = schema.selected(source, job.source, job.target, job.source_path)
             if schema.other_objects(source, converted):
-                _copy_pages(job, source, staging)
-                _configure(staging)
+                copy_pages(job, source, staging)
+                configure(staging)
             else:
-                _configure(staging)
-                _create_like(source, staging)
-        staging.execute(f"ATTACH DATABASE {quote_text(uri(job.source_path, 'ro'))} AS source")
-        staging.execute("BEGIN")
-        if marker_of(staging, job.staging_path) is not None:
-            staging.execute(f"DROP VIEW {MARKER_NAME}")
-        _convert_tables(job, staging, [table.name for table in converted])
-        staging.execute(job.marker.create_statement())
-        staging.execute("COMMIT")
-        staging.execute("DETACH DATABASE source")
-        if job.journal_mode == "wal":
-            # The journal mode of the source stays; as the last step, because it makes -wal and -shm files.
-            staging.execute("PRAGMA main.locking_mode=NORMAL")
-            staging.execute("PRAGMA main.journal_mode=WAL")
+                configure(staging)
+                create_like(source, staging)
+        convert_tables(job, staging, [table.name for table in converted])
+        mark(job, staging)
 
 
-def _create_like(source: sqlite3.Connection, staging: sqlite3.Connection) -> None:
-    """Give an empty file the source's page size, text encoding, auto-vacuum and the application's numbers."""
+def mark(job: Job, staging: sqlite3.Connection) -> None:
+    """Put the marker in, and the journal mode: the source's, or the one that ``job`` was made with."""
+    staging.execute("BEGIN")
+    if marker_of(staging, job.staging_path) is not None:
+        staging.execute(f"DROP VIEW {MARKER_NAME}")
+    staging.execute(job.marker.create_statement())
+    staging.execute("COMMIT")
+    if job.journal_mode == "wal":
+        # As the last step, because it makes -wal and -shm files.
+        staging.execute("PRAGMA main.locking_mode=NORMAL")
+        staging.execute("PRAGMA main.journal_mode=WAL")
+
+
+def create_like(
+    source: sqlite3.Connection, staging: sqlite3.Connection, **instead: str | int
+) -> None:
+    """Give an empty file the source's page size, text encoding, auto-vacuum and the application's numbers.
+
+    ``instead``: other values, by the pragma's name.
+    """
     for pragma in ("page_size", "encoding", "auto_vacuum", "application_id", "user_version"):
-        value = source.execute(f"PRAGMA {pragma}").fetchone()[0]
+        value = instead.get(pragma, source.execute(f"PRAGMA {pragma}").fetchone()[0])
         staging.execute(
             f"PRAGMA {pragma} = {quote_text(value) if isinstance(value, str) else int(value)}"
         )
 
 
-def _copy_pages(job: Job, source: sqlite3.Connection, staging: sqlite3.Connection) -> None:
+def copy_pages(job: Job, source: sqlite3.Connection, staging: sqlite3.Connection) -> None:
+    """Page by page, by SQLite's backup API: the copy is the source, byte for byte but for its change counter."""
+
     def stop_when_asked(_status: int, _remaining: int, _total: int) -> None:
         job.run.check_abort(_OPERATION)
 
     source.backup(staging, pages=_BACKUP_PAGES, progress=stop_when_asked)
 
 
-def _configure(staging: sqlite3.Connection) -> None:
+def configure(staging: sqlite3.Connection) -> None:
+    """No journal, no fsync, nobody else: what goes wrong is discarded, and made durable by whoever calls."""
     # Qualified by `main`: without it they would hold for the source, too, which is attached later.
     staging.execute(
         "PRAGMA main.journal_mode=DELETE"
@@ -88,7 +99,13 @@ def _configure(staging: sqlite3.Connection) -> None:
     staging.execute(f"PRAGMA threads={2 if len(os.sched_getaffinity(0)) > 1 else 0}")
 
 
-def _convert_tables(job: Job, staging: sqlite3.Connection, tables: list[str]) -> None:
+def convert_tables(job: Job, staging: sqlite3.Connection, tables: list[str]) -> None:
+    """Make these tables anew in the target's format, from the source's rows, in one transaction.
+
+    The connection has to be opened anew before it sees them as they are (``bare.finish``).
+    """
+    staging.execute(f"ATTACH DATABASE {quote_text(uri(job.source_path, 'ro'))} AS source")
+    staging.execute("BEGIN")
     done = 0
     for table in tables:
         staging.execute(f"DROP TABLE IF EXISTS main.{quote_name(table)}")
@@ -102,6 +119,8 @@ def _convert_tables(job: Job, staging: sqlite3.Connection, tables: list[str]) ->
         if bare.possible():
             durable.start_writeback(job.staging_path)
             bare.finish(staging, table, job.target)
+    staging.execute("COMMIT")
+    staging.execute("DETACH DATABASE source")
 
 
 def _fill(job: Job, staging: sqlite3.Connection, table: str, done: int) -> int:

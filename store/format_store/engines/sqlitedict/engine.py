@@ -36,7 +36,8 @@ class SqliteDictEngine:
     def describe(self, parameters_: Mapping[str, Any]) -> str:
         return parameters.describe(parameters_)
 
-    def of_empty(self) -> Format:
+    def of_empty(self, target: Format) -> Format:
+        del target
         return Format(self.name, parameters.parse({}))
 
     def has_rows(self, connection: sqlite3.Connection) -> bool:
@@ -48,6 +49,11 @@ class SqliteDictEngine:
         from format_store.engines.sqlitedict import fit
 
         fit.require_as_marked(connection, format, path)
+
+    def candidates(self, declared: Sequence[Format], target: Format) -> list[Format]:
+        from format_store.engines.base import distinct
+
+        return distinct(self.name, [*declared, target])
 
     def identify(
         self, run: Run, connection: sqlite3.Connection, candidates: Sequence[Format]

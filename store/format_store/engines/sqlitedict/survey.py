@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from format_store.codecs import CodecError, ValueFormat, ValueTooLarge
+from format_store.engines import kept
 from format_store.engines.base import Obstacle, Survey
 from format_store.engines.sqlitedict import build, fit, rowkeys, schema, values
 from format_store.formats import Format
@@ -60,6 +61,7 @@ def survey(
     tables = schema.selected(connection, source, target, run.primary)
     schema.refuse_constrained(connection, source, target, run.primary)
     schema.refuse_dependents(connection, tables, run.primary)
+    kept.refuse_unknown_words(connection, run.primary, {table.name for table in tables})
     counted = []
     for table in tables:
         if refuse_rows:

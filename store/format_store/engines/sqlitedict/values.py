@@ -130,7 +130,7 @@ def compare(job: Job, connection: sqlite3.Connection, table: str, done: int) -> 
             if not digest or digest != noted[number][1]
         ]
         if len(spans) != len(noted) or next(rows, None) is not None:
-            raise wrong(job, f"table {table!r} has other rows than were written")
+            raise job.wrong(f"table {table!r} has other rows than were written")
         pairs = (_pairs(connection, table, *spans[number]) for number in unlike)
         for _ in pool.map_ordered(work.Job.compare(found, wanted, options), pairs):
             job.run.check_abort("verify")
@@ -156,20 +156,10 @@ def _read_back(job: Job, connection: sqlite3.Connection, table: str) -> Iterator
     except sqlite3.OperationalError as error:
         if _undecodable_text(connection, "main", table) is None:
             raise
-        raise wrong(job, f"table {table!r} has text that is none") from error
+        raise job.wrong(f"table {table!r} has text that is none") from error
     except BadValue as error:
         key = _key(connection, "source", table, error.rowid)
-        raise wrong(job, f"table {table!r}, key {key}: {error.why}") from error
-
-
-def wrong(job: Job, what: str) -> errors.VerificationFailed:
-    """The error for a copy that does not say what its source says."""
-    return errors.VerificationFailed(
-        f"the converted copy is wrong: {what}",
-        operation="verify",
-        path=job.source_path,
-        hint="The copy was discarded; the database is as it was. Please report this with the formats.",
-    )
+        raise job.wrong(f"table {table!r}, key {key}: {error.why}") from error
 
 
 def undecodable(
