@@ -30,6 +30,7 @@ STORE = HERE.parent / "store"
 CASES: dict[str, dict[str, Any]] = {
     "keys": {"sqlitedict": {"keyEncoding": "hierarchical"}},
     "values": {"sqlitedict": {"valueCodec": "msgpack"}},
+    "page size": {"sqlite": {"pageSize": 8192}},
     "keys and values": {"sqlitedict": {"keyEncoding": "hierarchical", "valueCodec": "msgpack"}},
 }
 _CONVERT = """

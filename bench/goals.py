@@ -36,6 +36,7 @@ def goals(results: dict[str, Any], large: dict[str, Any] | None) -> list[Goal]:
         Goal("keys ÷ cp and fsync", keys / baselines["cp and fsync"]["seconds"], 7),
         Goal("verification's share of keys", 100 * phases["verifying"] / keys, 30, " %"),
         Goal("values ÷ unavoidable CPU per core", cases["values"]["seconds"] / unavoidable, 1.3),
+        Goal("page size ÷ VACUUM INTO", cases["page size"]["seconds"] / vacuum, 1.6),
         Goal("peak RSS", keys_rss(results) / 2**20, 256, " MiB"),
     ]  # fmt: skip
     if large is not None:
