@@ -59,6 +59,7 @@ def test_a_format_is_its_own_specs(spec: dict[str, Any]) -> None:
         ({"migrations": [{"sql": "SELECT 1"}]}, r"migrations\[0\].number"),
         ({"migrations": [SQL | {"number": 0}]}, "from 1 on"),
         ({"migrations": [SQL | {"number": True}]}, "from 1 on"),
+        ({"migrations": [SQL | {"number": 2**53}]}, "up to 9007199254740991"),
         ({"migrations": [SQL, SQL]}, "stands after 1"),
         ({"migrations": [SQL | {"number": 2}, SQL]}, "1 stands after 2"),
         ({"migrations": [SQL | {"sql": " \n"}]}, "sql is empty"),

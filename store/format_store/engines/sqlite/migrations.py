@@ -19,7 +19,8 @@ from format_store import errors
 
 #: All texts of a format together: they are in the marker, and in the manifest of every conversion.
 MAX_CHARACTERS = 1 << 20
-MAX_NUMBER = 2**31 - 1
+#: The largest that every JSON reader keeps; times such as 20260131120000, which many tools number by, fit.
+MAX_NUMBER = 2**53 - 1
 _FIELDS = ("number", "name", "sql", "down", "checks")
 #: ``0003_add-customers.sql``, with ``.up`` for those who write it, ``.down`` and ``.checks`` beside it.
 _FILE = re.compile(r"(\d+)(?:[-_.](.+?))??(?:\.(up|down|checks))?\.sql", re.IGNORECASE)
@@ -96,7 +97,9 @@ def _one(entry: object, index: int) -> Migration:
         raise invalid(f"{at} has no field {unknown[0]!r}; it has {', '.join(_FIELDS)}")
     number = entry.get("number")
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_NUMBER:
-        raise invalid(f"{at}.number is a whole number from 1 on, not {number!r}")
+        raise invalid(
+            f"{at}.number is a whole number from 1 on, up to {MAX_NUMBER}, not {number!r}"
+        )
     name = entry.get("name") or ""
     if not isinstance(name, str):
         raise invalid(f"{at}.name is a string")
