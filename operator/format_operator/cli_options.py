@@ -16,7 +16,7 @@ import yaml
 from format_operator.api.models import StorageFormat
 from format_operator.api.names import API_VERSION
 from format_operator.api.schema import InvalidObject
-from format_store import PLAIN_SQLITEDICT, Abort, Format, Retention
+from format_store import Abort, Format, Retention
 from format_store.errors import UsageError
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -45,10 +45,10 @@ def wish(arguments: argparse.Namespace) -> Wish:
         raise _usage(
             arguments.to, f"there is no format {arguments.format!r}; there is {names}"
         ) from error
-    unmarked = tuple(Format.from_spec(known.to_spec()) for known in declared.spec.unmarked_formats)
+    unmarked = declared.spec.unmarked_for(named)
     return Wish(
         target=Format.from_spec(named.to_spec()),
-        unmarked=unmarked or (PLAIN_SQLITEDICT,),
+        unmarked=tuple(Format.from_spec(known.to_spec()) for known in unmarked),
         retention=Retention(declared.spec.backup.retain_for, declared.spec.backup.pinned),
         openers_unchecked=declared.spec.database.openers_unchecked or arguments.openers_unchecked,
     )

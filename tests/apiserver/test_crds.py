@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -14,7 +15,15 @@ from format_operator.api.models import (
     StorageFormatStatus,
 )
 from format_operator.api.names import API_VERSION, KIND_FORMATSTATE
-from tests.support.objects import INVALID, Invalid, complete, put, storageformat
+from tests.support.objects import (
+    ABSENT,
+    INVALID,
+    Invalid,
+    complete,
+    migrations,
+    put,
+    storageformat,
+)
 
 
 @pytest.fixture
@@ -25,6 +34,12 @@ def storageformats(namespace: str) -> str:
 @pytest.fixture
 def formatstates(namespace: str) -> str:
     return f"/apis/{API_VERSION}/namespaces/{namespace}/formatstates"
+
+
+def kubectl_apply(control_plane: ControlPlane, namespace: str, body: dict[str, Any]) -> str:
+    """As people do with an object that is too large for the annotation of `kubectl apply`."""
+    arguments = ("apply", "--server-side", "-n", namespace, "-f", "-")
+    return control_plane.kubectl(*arguments, stdin=json.dumps(body)).stdout
 
 
 def test_defaults_are_filled_in(admin: Client, storageformats: str) -> None:
@@ -71,6 +86,16 @@ def test_server_and_parser_fill_in_the_same(admin: Client, storageformats: str) 
         ("spec.database.path", "/data/Bestellungen für alle.db"),
         ("spec.selector", {"matchExpressions": [{"key": "app", "operator": "Exists"}]}),
         ("spec.formats.0.sqlitedict.tables", ["unnamed", "other table"]),
+        ("spec.formats.1.sqlite", {}),
+        ("spec.formats.1.sqlite", {"pageSize": 512, "autoVacuum": "none", "journalMode": "delete"}),
+        ("spec.formats.1.sqlite", {"pageSize": 65536, "autoVacuum": "full", "journalMode": "wal"}),
+        ("spec.formats.1.sqlite", {"migrations": migrations(1, 2, 20260131120000)}),
+        (
+            "spec.formats.1.sqlite",
+            {"migrations": migrations(7, name="add-it", checks=["SELECT 1"])},
+        ),
+        ("spec.formats.1.sqlite", {"migrationsFrom": {"folder": "/migrations"}}),
+        ("spec.formats.1", {"name": "v2", "sqlite": {"migrations": migrations(1, down="--")}}),
         ("spec.backup", {"retainFor": "1h30m0.5s", "pinned": True}),
         ("spec.backup", {"retainFor": "250ms"}),
         ("spec.rollout", {"canary": {"pods": 2, "soakFor": "10m"}, "partition": 3}),
@@ -83,6 +108,57 @@ def test_valid_is_accepted(admin: Client, storageformats: str, path: str, value:
     put(body, path, value)
     created = admin.create(storageformats, body)
     assert StorageFormat.from_object(created).spec == StorageFormat.from_object(body).spec
+
+
+def test_many_large_migrations_are_applied(
+    control_plane: ControlPlane, admin: Client, namespace: str, storageformats: str
+) -> None:
+    """Two formats of 64 migrations, 4 KB each with its way back: applied server-side, and read back equal."""
+    text = "-- " + "x" * 4093 + "\n"
+    many = migrations(*range(1, 65), sql=text, down="SELECT 1;", checks=["SELECT 1"])
+    formats = [
+        {"name": "v1", "sqlite": {"migrations": many[:63]}},
+        {"name": "v2", "sqlite": {"migrations": many}},
+    ]
+    body = storageformat(spec__formats=formats, spec__unmarked=ABSENT)
+    applied = kubectl_apply(control_plane, namespace, body)
+    assert applied.startswith("storageformat.storageformat.dev/orders serverside-applied")
+    stored = StorageFormat.from_object(admin.get(f"{storageformats}/orders"))
+    assert stored.spec == StorageFormat.from_object(body, strict=True).spec
+
+
+def test_migrations_are_merged_in_order(
+    control_plane: ControlPlane, admin: Client, namespace: str, storageformats: str
+) -> None:
+    """A file with more migrations, between those there are or after them, is applied over the one before."""
+
+    def applied(*numbers: int) -> list[int]:
+        part = {"migrations": migrations(*numbers)}
+        formats = [{"name": "v2", "sqlite": part}]
+        body = storageformat(spec__formats=formats, spec__unmarked=ABSENT)
+        kubectl_apply(control_plane, namespace, body)
+        stored = admin.get(f"{storageformats}/orders")["spec"]["formats"][0]["sqlite"]
+        return [one["number"] for one in stored["migrations"]]
+
+    assert applied(2, 4) == [2, 4]
+    assert applied(1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
+    assert applied(1, 3) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("sqlite", "Any SQLite file: its layout, and the migrations of its schema."),
+        ("sqlite.pageSize", "a power of two from 512 to 65536"),
+        ("sqlite.migrations", "in ascending order"),
+        ("sqlite.migrations.down", "there is no way back past this migration"),
+        ("sqlite.migrationsFrom.folder", "mount an immutable ConfigMap per release"),
+    ],
+)
+def test_kubectl_explains(control_plane: ControlPlane, field: str, says: str) -> None:
+    """`kubectl explain` says what a field is for."""
+    told = control_plane.kubectl("explain", f"storageformats.spec.formats.{field}").stdout
+    assert says in " ".join(told.split())
 
 
 @pytest.mark.parametrize("invalid", INVALID, ids=lambda one: one.id)

@@ -112,6 +112,26 @@ def _parameter(key: str, value: Any, says: str, python_says: str = "") -> Invali
     )
 
 
+def _sqlite(identity: str, part: Any, below: str, says: str, python_says: str = "") -> Invalid:
+    """A mistake in a format's ``sqlite`` part, at the field ``below`` it."""
+    field = "spec.formats[1].sqlite" + (f".{below}" if below else "")
+    return Invalid(f"sqlite-{identity}", {"spec.formats.1.sqlite": part}, field, says, python_says)
+
+
+def migrations(*numbers: int, **more: Any) -> list[dict[str, Any]]:
+    """Migrations of these numbers, each with ``more``."""
+    return [
+        {"number": number, "sql": f"CREATE TABLE t{number} (id INTEGER PRIMARY KEY);"} | more
+        for number in numbers
+    ]
+
+
+_MIGRATION: Final = "write the name of a migration in lower-case letters, digits and dashes"
+_POWER: Final = "write a power of two from 512 to 65536, such as 4096 or 8192"
+_BOTH: Final = "write either migrations or migrationsFrom, not both"
+_ORDER: Final = "write the migrations in ascending order of their numbers"
+_FOLDER: Final = "write an absolute path, as the sidecar sees it, such as /migrations"
+
 INVALID: Final = [
     # the selector
     Invalid("selector-missing", {"spec.selector": ABSENT}, "spec.selector", "Required value"),
@@ -158,13 +178,13 @@ INVALID: Final = [
         "format-without-engine",
         {"spec.formats.0": {"name": "v1"}},
         "spec.formats[0]",
-        "a format has exactly one engine: write one of sqlitedict: {…}",
+        "a format needs an engine: write sqlitedict: {…}, sqlite: {…}, or both",
     ),
     Invalid(
         "format-of-unknown-engine",
         {"spec.formats.0": {"name": "v1", "leveldb": {}}},
         "spec.formats[0]",
-        "a format has exactly one engine: write one of sqlitedict: {…}",
+        "a format needs an engine: write sqlitedict: {…}, sqlite: {…}, or both",
     ),
     Invalid(
         "format-without-name",
@@ -213,6 +233,143 @@ INVALID: Final = [
         "spec.formats[0].sqlitedict.tables[1]",
         "Duplicate value",
     ),
+    _sqlite("page-size-odd", {"pageSize": 4000}, "pageSize", _POWER),
+    _sqlite(
+        "page-size-small",
+        {"pageSize": 256},
+        "pageSize",
+        "should be greater than or equal to 512",
+    ),
+    _sqlite(
+        "page-size-large",
+        {"pageSize": 131072},
+        "pageSize",
+        "should be less than or equal to 65536",
+    ),
+    _sqlite(
+        "page-size-text",
+        {"pageSize": "4k"},
+        "pageSize",
+        "must be of type integer",
+        "write a whole number",
+    ),
+    _sqlite(
+        "auto-vacuum-number",
+        {"autoVacuum": "on"},
+        "autoVacuum",
+        'supported values: "none", "full", "incremental"',
+        "write one of none, full, incremental",
+    ),
+    _sqlite(
+        "journal-mode-memory",
+        {"journalMode": "memory"},
+        "journalMode",
+        'supported values: "wal", "delete"',
+        "write one of wal, delete",
+    ),
+    _sqlite("migrations-empty", {"migrations": []}, "migrations", "should have at least 1 items"),
+    _sqlite(
+        "migrations-many",
+        {"migrations": migrations(*range(1, 66))},
+        "migrations",
+        "must have at most 64 items",
+    ),
+    _sqlite("migrations-descending", {"migrations": migrations(2, 1)}, "migrations", _ORDER),
+    _sqlite(
+        "migration-twice", {"migrations": migrations(1, 1)}, "migrations[1]", "Duplicate value"
+    ),
+    _sqlite(
+        "migration-without-number",
+        {"migrations": [{"sql": "SELECT 1"}]},
+        "migrations[0].number",
+        "Required value",
+    ),
+    _sqlite(
+        "migration-zero",
+        {"migrations": migrations(0)},
+        "migrations[0].number",
+        "should be greater than or equal to 1",
+    ),
+    _sqlite(
+        "migration-without-sql",
+        {"migrations": [{"number": 1}]},
+        "migrations[0].sql",
+        "Required value",
+    ),
+    _sqlite(
+        "migration-empty-sql",
+        {"migrations": migrations(1, sql="")},
+        "migrations[0].sql",
+        "should be at least 1 chars long",
+        "is empty: write a value, or leave the field out",
+    ),
+    _sqlite(
+        "migration-long-sql",
+        {"migrations": migrations(1, sql="-" * 65537)},
+        "migrations[0].sql",
+        "Too long",
+        "is longer than 65536 characters",
+    ),
+    _sqlite(
+        "migration-empty-down",
+        {"migrations": migrations(1, down="")},
+        "migrations[0].down",
+        "should be at least 1 chars long",
+        "is empty: write a value, or leave the field out",
+    ),
+    _sqlite(
+        "migration-name",
+        {"migrations": migrations(1, name="Add customers")},
+        "migrations[0].name",
+        _MIGRATION,
+    ),
+    _sqlite(
+        "check-text",
+        {"migrations": migrations(1, checks="SELECT 1")},
+        "migrations[0].checks",
+        "must be of type array",
+        "write a list",
+    ),
+    _sqlite(
+        "checks-many",
+        {"migrations": migrations(1, checks=["SELECT 1"] * 17)},
+        "migrations[0].checks",
+        "must have at most 16 items",
+    ),
+    _sqlite(
+        "check-long",
+        {"migrations": migrations(1, checks=["-" * 4097])},
+        "migrations[0].checks[0]",
+        "Too long",
+        "is longer than 4096 characters",
+    ),
+    _sqlite(
+        "migrations-twice",
+        {"migrations": migrations(1), "migrationsFrom": {"folder": "/migrations"}},
+        "",
+        _BOTH,
+    ),
+    _sqlite(
+        "migrations-from-nowhere", {"migrationsFrom": {}}, "migrationsFrom.folder", "Required value"
+    ),
+    _sqlite(
+        "folder-relative",
+        {"migrationsFrom": {"folder": "migrations"}},
+        "migrationsFrom.folder",
+        _FOLDER,
+    ),
+    _sqlite(
+        "folder-up",
+        {"migrationsFrom": {"folder": "/migrations/../x"}},
+        "migrationsFrom.folder",
+        _SHORTEST,
+    ),
+    _sqlite(
+        "folder-line-break",
+        {"migrationsFrom": {"folder": "/a\nb"}},
+        "migrationsFrom.folder",
+        "without line breaks and other control characters",
+    ),
     # target and unmarked
     Invalid("target-missing", {"spec.target": ABSENT}, "spec.target", "Required value"),
     Invalid(
@@ -224,6 +381,15 @@ INVALID: Final = [
     Invalid(
         "target-read-only",
         {"spec.formats.1.sqlitedict.keyEncoding": "old-compare-hierarchical"},
+        "spec.target",
+        "target must not be a format with the key encoding old-compare-hierarchical",
+    ),
+    Invalid(
+        "target-read-only-beside-sqlite",
+        {
+            "spec.formats.1.sqlitedict.keyEncoding": "old-compare-hierarchical",
+            "spec.formats.1.sqlite": {"pageSize": 8192},
+        },
         "spec.target",
         "target must not be a format with the key encoding old-compare-hierarchical",
     ),

@@ -1,8 +1,7 @@
-"""Formats as a StorageFormat lists them: a name, one engine, and the engine's parameters."""
+"""Formats as a StorageFormat lists them: a name, and a part for each engine that has a say in the bytes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -22,33 +21,22 @@ from format_operator.api.schema import (
     prop,
     with_rules,
 )
+from format_operator.api.sqlite import SqliteParameters
+from format_operator.api.texts import label
 
 # The server multiplies bounds such as these to estimate what a CEL rule may cost, and refuses a
 # CRD that may cost too much. They are far above what anybody needs.
 MAX_FORMATS: Final = 32
-MAX_FORMAT_NAME: Final = 63
 MAX_TABLES: Final = 64
 MAX_TABLE_NAME: Final = 128
+
+SQLITEDICT: Final = "sqlitedict"
+SQLITE: Final = "sqlite"
 
 READ_ONLY_KEYS: Final = "old-compare-hierarchical"
 """A key encoding that a database can be in, and that none is converted to."""
 
-_DNS_LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-
-FORMAT_NAME: Final = String(
-    MAX_FORMAT_NAME,
-    min_length=1,
-    rules=(
-        Rule(
-            cel=f"self.matches('^{_DNS_LABEL}$')",
-            message=(
-                "write the name of a format in lower-case letters, digits and dashes, beginning "
-                "and ending with a letter or digit, such as v2 or msgpack-zstd"
-            ),
-            holds=lambda name: re.fullmatch(_DNS_LABEL, name) is not None,
-        ),
-    ),
-)
+FORMAT_NAME: Final = label("the name of a format", "v2 or msgpack-zstd")
 
 
 @dataclass(frozen=True)
@@ -86,11 +74,16 @@ class SqlitedictParameters:
     )
 
 
-ENGINES: Final[Mapping[str, type[Any]]] = {"sqlitedict": SqlitedictParameters}
-"""The engines by the key that names them in a format. A new engine is one more entry."""
+ENGINES: Final[Mapping[str, type[Any]]] = {
+    SQLITEDICT: SqlitedictParameters,
+    SQLITE: SqliteParameters,
+}
+"""The engines by the key of their part in a format. A new engine is one more entry."""
 
 _ENGINE_DESCRIPTIONS: Final = {
-    "sqlitedict": "A file written by sqlitedict: tables of a key and an encoded value."
+    SQLITEDICT: "A file written by sqlitedict: tables of a key and an encoded value.",
+    SQLITE: "Any SQLite file: its layout, and the migrations of its schema. Beside sqlitedict it "
+    "is about the same file, and whatever else is in it.",
 }
 
 
@@ -98,35 +91,53 @@ _ENGINE_DESCRIPTIONS: Final = {
 class NamedFormat:
     """A format by the name that people, apps and statuses use for it.
 
-    ``parameters`` are the engine's, as the API writes them, with defaults filled in.
+    ``parts``: for each engine that it names, the parameters as the API writes them, defaults filled in.
     """
 
     name: str
-    engine: str
-    parameters: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def key_encoding(self) -> str | None:
+        """How keys are stored; None where the format says nothing of rows."""
+        return self.parts.get(SQLITEDICT, {}).get("keyEncoding")
 
     def to_spec(self) -> dict[str, Any]:
-        """As the StorageFormat has it: ``{"name": …, "<engine>": {…}}``."""
-        return {"name": self.name, self.engine: dict(self.parameters)}
+        """As the StorageFormat has it: ``{"name": …, "<engine>": {…}, …}``."""
+        return {"name": self.name} | {engine: dict(part) for engine, part in self.parts.items()}
 
     def canonical(self) -> dict[str, Any]:
-        """What determines the bytes: the same for two formats that differ in name only."""
-        parameters = dict(self.parameters)
-        if "tables" in parameters:
-            parameters["tables"] = sorted(parameters["tables"])
-        return {self.engine: parameters}
+        """What a conversion depends on: the same for two formats that differ in names only.
+
+        ``down`` and ``checks`` are in it: mending one is a new wish, and worth another try.
+        """
+        parts = {engine: _canonical(part) for engine, part in self.parts.items()}
+        if SQLITEDICT in parts and not parts.get(SQLITE):
+            parts.pop(SQLITE, None)  # an empty one beside it says nothing
+        return parts
+
+
+def _canonical(part: Mapping[str, Any]) -> dict[str, Any]:
+    canonical = dict(part)
+    if "tables" in canonical:
+        canonical["tables"] = sorted(canonical["tables"])
+    if "migrations" in canonical:
+        canonical["migrations"] = [
+            {key: value for key, value in one.items() if key != "name"}
+            for one in canonical["migrations"]
+        ]
+    return canonical
 
 
 class FormatKind(Kind):
-    """A format: its name, and exactly one engine with the engine's parameters."""
+    """A format: its name, and one or more engines with their parameters."""
 
-    ONE_ENGINE: ClassVar = Rule(
-        cel="["
-        + ", ".join(f"has(self.{engine})" for engine in ENGINES)
-        + "].filter(present, present).size() == 1",
+    SOME_ENGINE: ClassVar = Rule(
+        cel=" || ".join(f"has(self.{engine})" for engine in ENGINES),
         message=(
-            "a format has exactly one engine: write one of "
+            "a format needs an engine: write "
             + ", ".join(f"{engine}: {{…}}" for engine in ENGINES)
+            + ", or both"
         ),
         holds=None,
     )
@@ -144,7 +155,7 @@ class FormatKind(Kind):
                 **object_schema(model),
             }
         schema = {"type": "object", "required": ["name"], "properties": properties}
-        return with_rules(schema, [self.ONE_ENGINE])
+        return with_rules(schema, [self.SOME_ENGINE])
 
     def parse(self, value: object, at: str, *, strict: bool = False) -> NamedFormat:
         del strict
@@ -152,19 +163,29 @@ class FormatKind(Kind):
         if "name" not in source:
             raise InvalidObject(f"{at}.name", "Required value")
         name = FORMAT_NAME.parse(source["name"], f"{at}.name")
-        engines = [key for key in source if key != "name"]
-        if len(engines) != 1 or engines[0] not in ENGINES:
-            raise InvalidObject(at, self.ONE_ENGINE.message)
-        engine = engines[0]
-        # Always strict: a parameter that this release does not know would change the bytes, and
-        # converting as if it were not there would write another format than the one asked for.
-        parameters = parse(ENGINES[engine], source[engine], f"{at}.{engine}", strict=True)
-        return NamedFormat(name, engine, dump(parameters))
+        named = [engine for engine in ENGINES if engine in source]
+        if not named:
+            raise InvalidObject(at, self.SOME_ENGINE.message)
+        # Always strict: an engine or a parameter that this release does not know would change the
+        # bytes, and converting as if it were not there would write another format than the one
+        # asked for.
+        unknown = sorted(str(key) for key in source if key != "name" and key not in ENGINES)
+        if unknown:
+            known = ", ".join(("name", *ENGINES))
+            raise InvalidObject(at, f'unknown field "{unknown[0]}": the fields here are {known}')
+        return NamedFormat(
+            name,
+            {
+                engine: dump(parse(ENGINES[engine], source[engine], f"{at}.{engine}", strict=True))
+                for engine in named
+            },
+        )
 
     def dump(self, value: NamedFormat, *, nulls: bool = False) -> dict[str, Any]:
         del nulls
         return value.to_spec()
 
 
-IMPLIED_UNMARKED: Final = NamedFormat("sqlitedict", "sqlitedict", dump(SqlitedictParameters()))
-"""What a file without a marker may be when ``unmarked`` is left out: sqlitedict as it comes."""
+IMPLIED_UNMARKED: Final = NamedFormat("sqlitedict", {SQLITEDICT: dump(SqlitedictParameters())})
+"""What a file without a marker may be when ``unmarked`` is left out and the target has rows of sqlitedict's:
+sqlitedict as it comes."""

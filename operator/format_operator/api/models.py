@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from format_operator.api.formats import (
     ENGINES,
     IMPLIED_UNMARKED,
-    MAX_FORMAT_NAME,
     MAX_FORMATS,
     READ_ONLY_KEYS,
+    SQLITEDICT,
     FormatKind,
     NamedFormat,
 )
@@ -59,6 +59,7 @@ from format_operator.api.statuses import (
     RolloutStatus,
     StorageFormatStatus,
 )
+from format_operator.api.texts import MAX_LABEL, MAX_PATH, PRINTABLE, SHORTEST, absolute
 
 __all__ = [
     "ENGINES",
@@ -90,8 +91,6 @@ __all__ = [
     "StorageFormatStatus",
     "Strategy",
 ]
-
-MAX_PATH: Final = 1024
 
 
 class OnFailure(StrEnum):
@@ -175,27 +174,9 @@ class Database:
                     ),
                     holds=None,
                 ),
-                Rule(
-                    cel="self.startsWith('/')",
-                    message="write an absolute path, as the app sees it, such as /data/orders.db",
-                    holds=lambda path: path.startswith("/"),
-                ),
-                Rule(
-                    cel=(
-                        "!self.endsWith('/') && !self.contains('//') "
-                        "&& !(self + '/').contains('/./') && !(self + '/').contains('/../')"
-                    ),
-                    message=(
-                        "write the path in its shortest form: no empty, '.' or '..' parts and no "
-                        "slash at the end"
-                    ),
-                    holds=lambda path: not re.search(r"//|/\.{0,2}$|/\.{1,2}/", path),
-                ),
-                Rule(
-                    cel="!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')",
-                    message="write the path without line breaks and other control characters",
-                    holds=lambda path: not re.search(r"[\x00-\x1f\x7f]", path),
-                ),
+                absolute("as the app sees it, such as /data/orders.db"),
+                SHORTEST,
+                PRINTABLE,
                 Rule(
                     cel="!self.matches('[*?\\\\[].*/')",
                     message=(
@@ -296,7 +277,7 @@ class StorageFormatSpec:
             message=f"target must not be a format with the key encoding {READ_ONLY_KEYS}, which is "
             "read only: use natural or hierarchical, and name the old format in unmarked",
             holds=lambda spec: all(
-                one.name != spec.target or one.parameters.get("keyEncoding") != READ_ONLY_KEYS
+                one.name != spec.target or one.key_encoding != READ_ONLY_KEYS
                 for one in spec.formats
             ),
             field="target",
@@ -332,13 +313,14 @@ class StorageFormatSpec:
         "The formats that the database is, was or may be in.",
     )
     target: str = prop(
-        String(MAX_FORMAT_NAME, min_length=1),
+        String(MAX_LABEL, min_length=1),
         "The name of the format that the database shall be in. Going back is naming the old one.",
     )
     unmarked: tuple[str, ...] = prop(
-        List(String(MAX_FORMAT_NAME, min_length=1), MAX_FORMATS, min_items=1, unique=True),
+        List(String(MAX_LABEL, min_length=1), MAX_FORMATS, min_items=1, unique=True),
         "The names of the formats that a database without a marker may be in; the target always "
-        "counts. Left out: plain sqlitedict (natural keys, pickled values, no compression).",
+        "counts. Left out: plain sqlitedict (natural keys, pickled values, no compression) where "
+        "the target has a sqlitedict part, and otherwise any SQLite file.",
         default=(),
     )
     backup: BackupPolicy = prop(
@@ -368,10 +350,17 @@ class StorageFormatSpec:
 
     @property
     def unmarked_formats(self) -> tuple[NamedFormat, ...]:
-        """What a file without a marker may be in, besides the target."""
-        if not self.unmarked:
-            return (IMPLIED_UNMARKED,)
-        return tuple(self.format(name) for name in self.unmarked)
+        """What a file without a marker may be in, besides the target; see ``unmarked_for``."""
+        return self.unmarked_for(self.target_format)
+
+    def unmarked_for(self, target: NamedFormat) -> tuple[NamedFormat, ...]:
+        """What a file without a marker may be in when it is converted to ``target``.
+
+        Empty where nothing is said and ``target`` says nothing of rows: any SQLite file will do then.
+        """
+        if self.unmarked:
+            return tuple(self.format(name) for name in self.unmarked)
+        return (IMPLIED_UNMARKED,) if SQLITEDICT in target.parts else ()
 
     def target_hash(self) -> str:
         """What permits and progress refer to: 16 hex digits over path, target and unmarked.

@@ -219,7 +219,7 @@ def _is_readable(observed: Observed, wish: Wish, file: File) -> bool:
     if file.format is not None:
         return bool(wish.names_of(file.format) & observed.reads)
     if file.disk is Disk.UNMARKED:
-        return all(wish.names_of(one) & observed.reads for one in wish.unmarked)
+        return all(wish.names_of(one) & observed.reads for one in wish.taken_for)
     return False
 
 
@@ -229,7 +229,7 @@ def _describe(wish: Wish, file: File) -> str:
     if file.format is not None:
         return wish.name_of(file.format)
     if file.disk is Disk.UNMARKED:
-        return " or ".join(wish.name_of(one) for one in wish.unmarked)
+        return " or ".join(wish.name_of(one) for one in wish.taken_for)
     return "an unknown format"
 
 

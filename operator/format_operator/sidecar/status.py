@@ -78,22 +78,30 @@ def format_infos(wish: Wish | None, files: Sequence[File]) -> dict[FormatInfo, i
         if file.format is None and file.disk in {Disk.ABSENT, Disk.EMPTY}:
             continue
         found = file.format or (
-            _only(wish.unmarked) if wish and file.disk is Disk.UNMARKED else None
+            _only(wish.taken_for) if wish and file.disk is Disk.UNMARKED else None
         )
         if found is None:
             counts[FormatInfo("unknown", "", "", "", "")] += 1
             continue
-        parameters = found.parameters
+        rows = _rows(found)
         counts[
             FormatInfo(
                 wish.name_of(found) if wish is not None and wish.names_of(found) else "",
                 found.engine,
-                str(parameters.get("keyEncoding", "")),
-                str(parameters.get("valueCodec", "")),
-                str(parameters.get("compression", "")),
+                str(rows.get("keyEncoding", "")),
+                str(rows.get("valueCodec", "")),
+                str(rows.get("compression", "")),
             )
         ] += 1
     return dict(counts)
+
+
+def _rows(found: Format) -> Mapping[str, Any]:
+    """The parameters that are about rows: the engine's own, or those of the part beside ``sqlite``."""
+    if found.engine != "sqlite":
+        return found.parameters
+    part: Mapping[str, Any] | None = found.parameters.get("sqlitedict")
+    return part or {}
 
 
 def _current_format(wish: Wish | None, files: Sequence[File]) -> str | None:
@@ -107,7 +115,7 @@ def _current_format(wish: Wish | None, files: Sequence[File]) -> str | None:
 def _format_name(wish: Wish | None, file: File) -> str | None:
     found = file.format
     if found is None and file.disk is Disk.UNMARKED and wish is not None:
-        found = _only(wish.unmarked)
+        found = _only(wish.taken_for)
     if found is None:
         return None
     return wish.name_of(found) if wish is not None else str(found)

@@ -70,6 +70,11 @@ class Wish:
     def on_failure(self) -> OnFailure:
         return self.storageformat.spec.on_failure
 
+    @property
+    def taken_for(self) -> tuple[Format, ...]:
+        """What a file without a marker is taken for; any SQLite file where nothing is declared or implied."""
+        return self.unmarked or (Format.from_spec({"sqlite": {}}),)
+
     def names_of(self, on_disk: Format) -> frozenset[str]:
         """The names that this StorageFormat has for the bytes of ``on_disk``; usually one."""
         return frozenset(name for name, one in self.named if one.same_bytes_as(on_disk))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from format_operator.api.formats import IMPLIED_UNMARKED
 from format_operator.api.models import (
     FormatState,
     FormatStateStatus,
@@ -19,7 +20,15 @@ from format_operator.api.models import (
     Strategy,
 )
 from format_operator.api.schema import Duration
-from tests.support.objects import INVALID, Invalid, complete, put, storageformat
+from tests.support.objects import (
+    ABSENT,
+    INVALID,
+    Invalid,
+    complete,
+    migrations,
+    put,
+    storageformat,
+)
 
 
 def target_hash(**changes: Any) -> str:
@@ -70,6 +79,19 @@ def test_unknown_parameters_of_an_engine() -> None:
         StorageFormat.from_object(body)
 
 
+def test_unknown_engines_and_fields_of_a_migration() -> None:
+    """An engine beside a known one, or a field of a migration, that a newer release has: refused."""
+    body = storageformat()
+    put(body, "spec.formats.1.leveldb", {})
+    with pytest.raises(InvalidObject, match=r'unknown field "leveldb".*name, sqlitedict, sqlite'):
+        StorageFormat.from_object(body)
+    body = storageformat()
+    put(body, "spec.formats.1.sqlite", {"migrations": migrations(1, up="")})
+    with pytest.raises(InvalidObject, match='unknown field "up"') as refused:
+        StorageFormat.from_object(body)
+    assert refused.value.path == "spec.formats[1].sqlite.migrations[0]"
+
+
 def test_the_hash_is_stable() -> None:
     """The hash is what it was in earlier releases: a new one would start every conversion anew."""
     assert target_hash() == "5c8ee212022bffed"
@@ -116,6 +138,69 @@ def test_the_hash_sees_what_changes_bytes() -> None:
         StorageFormat.from_object(body).spec.target_hash(),
     }
     assert len(hashes) == 5
+
+
+def sqlite_hash(part: dict[str, Any] | None, *, alone: bool = False, **changes: Any) -> str:
+    """The hash with this ``sqlite`` part in the target, beside its sqlitedict part or alone."""
+    body = storageformat(**changes)
+    target = body["spec"]["formats"][1]
+    if alone:
+        del target["sqlitedict"]
+    if part is not None:
+        target["sqlite"] = part
+    return StorageFormat.from_object(body).spec.target_hash()
+
+
+def test_both_parts_are_kept_apart() -> None:
+    """A format with both parts is written as it was read, each part with its own defaults."""
+    part = {"pageSize": 8192, "journalMode": "wal", "migrations": migrations(1, 20260131120000)}
+    body = storageformat()
+    put(body, "spec.formats.1.sqlite", part)
+    named = StorageFormat.from_object(body).spec.target_format
+    plain = StorageFormat.from_object(storageformat()).spec.target_format
+    assert named.to_spec() == plain.to_spec() | {"sqlite": part}
+    again = storageformat(spec__formats=[named.to_spec()], spec__target="v2", spec__unmarked=["v2"])
+    assert StorageFormat.from_object(again).spec.target_format == named
+
+
+def test_an_empty_part_beside_sqlitedict_says_nothing() -> None:
+    """The hash is that of sqlitedict alone; alone, an empty part is a format of its own."""
+    assert sqlite_hash({}) == target_hash()
+    assert sqlite_hash({}, alone=True) != target_hash()
+
+
+def test_the_hash_sees_what_a_migration_does() -> None:
+    """Layout, statements, checks and the way back are in the hash; what a migration is called is not."""
+    one = migrations(1)
+    hashes = [
+        sqlite_hash({"pageSize": 8192}),
+        sqlite_hash({"autoVacuum": "full"}),
+        sqlite_hash({"migrations": one}),
+        sqlite_hash({"migrations": migrations(2)}),
+        sqlite_hash({"migrations": migrations(1, 2)}),
+        sqlite_hash({"migrations": migrations(1, down="DROP TABLE t1")}),
+        sqlite_hash({"migrations": migrations(1, checks=["SELECT 1"])}),
+        sqlite_hash({"migrationsFrom": {"folder": "/migrations"}}),
+        target_hash(),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert sqlite_hash({"migrations": migrations(1, name="first")}) == hashes[2]
+
+
+def test_what_an_unmarked_file_may_be() -> None:
+    """Left out, it is plain sqlitedict where the target has such a part, and nothing is implied otherwise."""
+    part = {"migrations": migrations(1)}
+    body = storageformat(spec__unmarked=ABSENT)
+    put(body, "spec.formats.1.sqlite", part)
+    spec = StorageFormat.from_object(body).spec
+    assert spec.unmarked_formats == (IMPLIED_UNMARKED,)
+    put(body, "spec.formats.1", {"name": "v2", "sqlite": part})
+    spec = StorageFormat.from_object(body).spec
+    assert spec.unmarked_formats == ()
+    assert spec.unmarked_for(spec.format("v1")) == (IMPLIED_UNMARKED,)
+    put(body, "spec.unmarked", ["v1"])
+    spec = StorageFormat.from_object(body).spec
+    assert spec.unmarked_formats == (spec.format("v1"),)
 
 
 def test_the_older_of_two_sorts_first() -> None:
