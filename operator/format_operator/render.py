@@ -24,6 +24,7 @@ from format_operator.settings import (
     sidecar_settings,
 )
 from format_operator.snippet import (
+    DEFAULT_MIGRATIONS_PATH,
     DEFAULT_REQUESTS,
     WORKLOADS,
     InvalidSnippet,
@@ -56,6 +57,9 @@ _COMMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "- name: storageformat-token": (
         "A token of the sidecar's own: the app's containers need none, and the pod may say",
         "automountServiceAccountToken: false.",
+    ),
+    "- name: storageformat-migrations": (
+        "The migrations of a format with migrationsFrom. Make this an immutable ConfigMap per release.",
     ),
 }
 _ROOT_COMMENT: Final = {
@@ -130,6 +134,7 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         parser.error("--sidecar-arg: the port is named with --metrics-port")
     if (settings.socket, settings.api.token_directory) != (DEFAULT_SOCKET, DEFAULT_TOKEN_DIRECTORY):
         parser.error("--sidecar-arg: socket and token are where the snippet's volumes are mounted")
+    migrations, has_path, path = (arguments.migrations or "").partition(":")
     return SnippetOptions(
         image=arguments.image,
         databases={one.name: one.path for one in settings.databases},
@@ -143,6 +148,8 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         requests=_quantities(arguments.cpu_request, arguments.memory_request),
         limits=_quantities(arguments.cpu_limit, arguments.memory_limit),
         sidecar_args=tuple(arguments.sidecar_arg),
+        migrations=None if arguments.migrations is None else migrations,
+        migrations_path=path if has_path else DEFAULT_MIGRATIONS_PATH,
     )
 
 
@@ -213,6 +220,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         default=[],
         metavar="ARG",
         help="one more argument of the sidecar, as in --sidecar-arg=--permit-wait=60 (repeatable)",
+    )
+    add(
+        "--migrations",
+        metavar="CONFIGMAP[:/PATH]",
+        help="a ConfigMap of migrations, mounted for migrationsFrom (default path: "
+        f"{DEFAULT_MIGRATIONS_PATH})",
     )
     add(
         "--prometheus-annotations",

@@ -21,6 +21,7 @@ SIDECAR: Final = "storageformat"
 GATE: Final = "storageformat-gate"
 RUN_VOLUME: Final = "storageformat-run"
 TOKEN_VOLUME: Final = "storageformat-token"  # noqa: S105 # a volume's name
+MIGRATIONS_VOLUME: Final = "storageformat-migrations"
 METRICS_PORT_NAME: Final = "sf-metrics"
 
 #: What root needs to do for another uid's files what their owner may do.
@@ -29,6 +30,8 @@ ROOT_CAPABILITIES: Final = ("LEASE", "DAC_OVERRIDE", "FOWNER", "CHOWN")
 DEFAULT_REQUESTS: Final[Mapping[str, str]] = {"cpu": "10m", "memory": "100Mi"}
 #: The gate is one small process that waits.
 GATE_REQUESTS: Final[Mapping[str, str]] = {"cpu": "10m", "memory": "32Mi"}
+#: Where a ConfigMap of migrations is mounted unless somewhere else is named.
+DEFAULT_MIGRATIONS_PATH: Final = "/migrations"
 #: Kinds whose pod template a patch can be made for, by the name that kubectl users type.
 WORKLOADS: Final[Mapping[str, str]] = {
     "statefulset": "StatefulSet",
@@ -38,6 +41,7 @@ WORKLOADS: Final[Mapping[str, str]] = {
 
 _RUN_DIRECTORY: Final = str(PurePosixPath(DEFAULT_SOCKET).parent)
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][\w./:@-]*")
+_CONFIGMAP: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _QUANTITY: Final = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _MAX_ID: Final = 2**31 - 1
@@ -75,6 +79,9 @@ class SnippetOptions:
     requests: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_REQUESTS))
     limits: Mapping[str, str] = field(default_factory=dict)
     sidecar_args: tuple[str, ...] = ()
+    migrations: str | None = None
+    """The ConfigMap that a format's ``migrationsFrom`` names the folder of."""
+    migrations_path: str = DEFAULT_MIGRATIONS_PATH
 
     def __post_init__(self) -> None:
         _check(self)
@@ -87,7 +94,7 @@ class SnippetOptions:
 
 def snippet(options: SnippetOptions) -> dict[str, list[dict[str, Any]]]:
     """``initContainers`` and ``volumes`` of a pod's spec. They come before everything that touches the volume."""
-    return {"initContainers": init_containers(options), "volumes": volumes()}
+    return {"initContainers": init_containers(options), "volumes": volumes(options)}
 
 
 def init_containers(options: SnippetOptions) -> list[dict[str, Any]]:
@@ -95,8 +102,8 @@ def init_containers(options: SnippetOptions) -> list[dict[str, Any]]:
     return [_sidecar(options), _gate(options)]
 
 
-def volumes() -> list[dict[str, Any]]:
-    """The socket's directory, and a token that does not depend on the pod's automount."""
+def volumes(options: SnippetOptions) -> list[dict[str, Any]]:
+    """The socket's directory, a token that does not depend on the pod's automount, and migrations if any."""
     sources: list[dict[str, Any]] = [
         {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_SECONDS}},
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
@@ -106,9 +113,12 @@ def volumes() -> list[dict[str, Any]]:
             }
         },
     ]
+    # Not optional: a pod whose ConfigMap is missing waits, with an event that names it.
+    migrations = {"name": MIGRATIONS_VOLUME, "configMap": {"name": options.migrations}}
     return [
         {"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
         {"name": TOKEN_VOLUME, "projected": {"sources": sources}},
+        *([migrations] if options.migrations else []),
     ]
 
 
@@ -149,6 +159,11 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
     data = {"name": options.volume, "mountPath": options.mount_path}
     if options.sub_path:
         data["subPath"] = options.sub_path
+    migrations = {
+        "name": MIGRATIONS_VOLUME,
+        "mountPath": options.migrations_path,
+        "readOnly": True,
+    }
     capabilities = {"drop": ["ALL"]}
     if options.run_as_user == 0:
         capabilities["add"] = list(ROOT_CAPABILITIES)
@@ -176,6 +191,7 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
             data,
             {"name": RUN_VOLUME, "mountPath": _RUN_DIRECTORY},
             {"name": TOKEN_VOLUME, "mountPath": DEFAULT_TOKEN_DIRECTORY, "readOnly": True},
+            *([migrations] if options.migrations else []),
         ],
     }
 
@@ -237,7 +253,7 @@ def _check(options: SnippetOptions) -> None:
         raise InvalidSnippet("database", "write at least one NAME=PATH")
     if not _LABEL.fullmatch(options.volume):
         raise InvalidSnippet("volume", f"{options.volume!r} is no volume of a pod")
-    if options.volume in {RUN_VOLUME, TOKEN_VOLUME}:
+    if options.volume in {RUN_VOLUME, TOKEN_VOLUME, MIGRATIONS_VOLUME}:
         raise InvalidSnippet("volume", "this one is the snippet's own; name the app's volume")
     for option in ("run_as_user", "run_as_group"):
         number = getattr(options, option)
@@ -255,19 +271,13 @@ def _check(options: SnippetOptions) -> None:
     if sub_path.startswith("/") or ".." in sub_path.split("/"):
         raise InvalidSnippet("sub_path", f"{sub_path!r} is not a relative path without '..'")
     _check_mount(options)
+    if options.migrations is not None:
+        _check_migrations(options.migrations, options.migrations_path, options.mount_path)
 
 
 def _check_mount(options: SnippetOptions) -> None:
     mount = options.mount_path
-    if not mount.startswith("/") or os.path.normpath(mount) != mount or mount == "/":
-        raise InvalidSnippet(
-            "mount", f"{mount!r} is not an absolute path in its shortest form, below /"
-        )
-    if ":" in mount:
-        raise InvalidSnippet("mount", "Kubernetes mounts nothing at a path with ':'")
-    for ours in (_RUN_DIRECTORY, DEFAULT_TOKEN_DIRECTORY):
-        if mount == ours or _below(ours, mount) or _below(mount, ours):
-            raise InvalidSnippet("mount", f"{mount} and the sidecar's own {ours} overlap")
+    _check_place("mount", mount)
     for name, path in options.databases.items():
         if not _below(path, mount):
             raise InvalidSnippet(
@@ -275,6 +285,28 @@ def _check_mount(options: SnippetOptions) -> None:
                 f"{name}={path} is not below {mount}; name the directory at which the app mounts "
                 f"the volume {options.volume}",
             )
+
+
+def _check_migrations(configmap: str, path: str, mount: str) -> None:
+    if not _CONFIGMAP.fullmatch(configmap):
+        raise InvalidSnippet(
+            "migrations", f"{configmap!r} is no ConfigMap; write NAME or NAME:/PATH"
+        )
+    _check_place("migrations", path)
+    if path == mount or _below(path, mount) or _below(mount, path):
+        raise InvalidSnippet("migrations", f"{path} and the app's volume at {mount} overlap")
+
+
+def _check_place(option: str, place: str) -> None:
+    if not place.startswith("/") or os.path.normpath(place) != place or place == "/":
+        raise InvalidSnippet(
+            option, f"{place!r} is not an absolute path in its shortest form, below /"
+        )
+    if ":" in place:
+        raise InvalidSnippet(option, "Kubernetes mounts nothing at a path with ':'")
+    for ours in (_RUN_DIRECTORY, DEFAULT_TOKEN_DIRECTORY):
+        if place == ours or _below(ours, place) or _below(place, ours):
+            raise InvalidSnippet(option, f"{place} and the sidecar's own {ours} overlap")
 
 
 def _below(path: str, directory: str) -> bool:

@@ -33,6 +33,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "limits": {"limits": {"cpu": "1", "memory": "1Gi"}},
     "no requests": {"requests": {}},
     "requests": {"requests": {"memory": "64Mi"}},
+    "migrations": {"migrations": "orders-v3.2"},
+    "migrations elsewhere": {"migrations": "a", "migrations_path": "/etc/migrations"},
     "arguments": {"sidecar_args": ("--permit-wait=60", "--log-level", "debug")},
     "odd": {
         "databases": {"a": '/data/$(HOME) "it\'s" {{x}}.db'},
@@ -92,6 +94,11 @@ def test_both_give_the_same(helm: Helm, consumer: Path, changes: dict[str, Any])
         ({"databases": [{"name": "a"}]}, "write {name: STORAGEFORMAT, path: /absolute/path.db}"),
         ({"image": ""}, "image: write REPOSITORY:TAG"),
         ({"mount": "/dat"}, "mount: /data/a.db is not below /dat"),
+        ({"migrations": "a", "migrationsPath": "m"}, "migrationsPath: m is not an absolute path"),
+        ({"migrations": "a", "migrationsPath": "/m/"}, "migrationsPath: /m/ is not an absolute"),
+        ({"migrations": "a", "migrationsPath": "/data/m"}, "/data/m and /data overlap"),
+        ({"migrations": "a", "migrationsPath": "/run"}, "/run and /run/storageformat overlap"),
+        ({"migrationsPath": "/m"}, "migrationsPath: goes with migrations"),
         ({"runAsUsr": 1}, 'there is no option "runAsUsr"; there is databases, image'),
     ],
 )

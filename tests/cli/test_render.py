@@ -48,6 +48,8 @@ def test_it_is_what_the_module_makes(capsys: pytest.CaptureFixture[str]) -> None
         requests={"cpu": "5m", "memory": "64Mi"},
         limits={"memory": "1Gi"},
         sidecar_args=("--permit-wait=60", "--openers-unchecked"),
+        migrations="orders-v3",
+        migrations_path="/etc/migrations",
     )
     arguments = (
         *("--database", "tenants=/data/tenants/*.db", "--image", "img:1"),
@@ -55,6 +57,7 @@ def test_it_is_what_the_module_makes(capsys: pytest.CaptureFixture[str]) -> None
         *("--sub-path", "a/b", "--metrics-port", "9000", "--cpu-request", "5m"),
         *("--memory-request", "64Mi", "--memory-limit", "1Gi"),
         *("--sidecar-arg=--permit-wait=60", "--sidecar-arg=--openers-unchecked"),
+        *("--migrations", "orders-v3:/etc/migrations"),
     )
     assert rendered(capsys, *arguments) == snippet(options)
     assert rendered(capsys, *arguments, "-o", "json") == snippet(options)
@@ -80,6 +83,26 @@ def test_the_sidecar_takes_its_arguments(capsys: pytest.CaptureFixture[str]) -> 
     assert [one["name"] for one in gate["volumeMounts"]] == ["storageformat-run"]
     assert sidecar["restartPolicy"] == "Always"
     assert "restartPolicy" not in gate
+
+
+def test_migrations_are_mounted_read_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """A ConfigMap of migrations is in the sidecar, at /migrations, and not in the gate; the text says how to keep it."""
+    render.main(["sidecar", *ORDERS, "--migrations", "orders-v3.2"])
+    text = capsys.readouterr().out
+    assert "# The migrations of a format with migrationsFrom. Make this an immutable" in text
+    document = yaml.safe_load(text)
+    sidecar, gate = document["initContainers"]
+    assert sidecar["volumeMounts"][-1] == {
+        "name": "storageformat-migrations",
+        "mountPath": "/migrations",
+        "readOnly": True,
+    }
+    assert [one["name"] for one in gate["volumeMounts"]] == ["storageformat-run"]
+    assert document["volumes"][-1] == {
+        "name": "storageformat-migrations",
+        "configMap": {"name": "orders-v3.2"},
+    }
+    assert "storageformat-migrations" not in json.dumps(rendered(capsys))
 
 
 def test_there_is_no_probe_and_it_says_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +185,15 @@ def test_a_path_that_looks_like_a_variable_is_itself() -> None:
         ((*ORDERS, "--run-as-user", "root"), "--run-as-user"),
         ((*ORDERS, "--volume", "My_Data"), "--volume: 'My_Data' is no volume"),
         ((*ORDERS, "--volume", "storageformat-run"), "--volume: this one is the snippet's own"),
+        ((*ORDERS, "--volume", "storageformat-migrations"), "--volume: this one is the snippet's"),
         ((*ORDERS, "--sub-path", "../x"), "--sub-path"),
+        ((*ORDERS, "--migrations", ""), "--migrations: '' is no ConfigMap; write NAME or NAME:/"),
+        ((*ORDERS, "--migrations", "Orders"), "--migrations: 'Orders' is no ConfigMap"),
+        ((*ORDERS, "--migrations", "a:"), "--migrations: '' is not an absolute path"),
+        ((*ORDERS, "--migrations", "a:b"), "--migrations: 'b' is not an absolute path"),
+        ((*ORDERS, "--migrations", "a:/b:c"), "--migrations: Kubernetes mounts nothing"),
+        ((*ORDERS, "--migrations", "a:/data/m"), "/data/m and the app's volume at /data overlap"),
+        ((*ORDERS, "--migrations", "a:/run"), "/run and the sidecar's own /run/storageformat"),
         ((*ORDERS, "--metrics-port", "0"), "--metrics-port: 0 is no port"),
         ((*ORDERS, "--memory-limit", "much"), "memory: 'much' is no quantity"),
         ((*ORDERS, "--sidecar-arg=--nonsense"), "unrecognized arguments: --nonsense"),

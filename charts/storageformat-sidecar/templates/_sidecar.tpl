@@ -14,6 +14,8 @@ Options, in one dict:
   requests         of the sidecar, default: {cpu: 10m, memory: 100Mi}
   limits           of both containers, default: none
   sidecarArgs      a list of more arguments of the sidecar
+  migrations       a ConfigMap of migrations, for a format with migrationsFrom
+  migrationsPath   where it is mounted, default: /migrations
 */ -}}
 
 {{- define "storageformat.sidecar.initContainers" -}}
@@ -72,6 +74,11 @@ Options, in one dict:
   - name: storageformat-token
     mountPath: /var/run/secrets/kubernetes.io/serviceaccount
     readOnly: true
+  {{- if .migrations }}
+  - name: storageformat-migrations
+    mountPath: {{ .migrationsPath | default "/migrations" | quote }}
+    readOnly: true
+  {{- end }}
 # A plain init container: the app starts when it exits.
 - name: storageformat-gate
   image: {{ .image | quote }}
@@ -102,6 +109,12 @@ Options, in one dict:
     - downwardAPI:
         items:
         - {path: namespace, fieldRef: {fieldPath: metadata.namespace}}
+{{- with .migrations }}
+# Best an immutable ConfigMap per release, named after it.
+- name: storageformat-migrations
+  configMap:
+    name: {{ . | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "storageformat.sidecar.mount" -}}
@@ -146,7 +159,7 @@ runAsGroup: {{ int64 $group }}
 {{- end }}
 
 {{- define "storageformat.sidecar.check" -}}
-{{- $known := list "databases" "image" "imagePullPolicy" "runAsUser" "runAsGroup" "volume" "mount" "subPath" "metricsPort" "requests" "limits" "sidecarArgs" }}
+{{- $known := list "databases" "image" "imagePullPolicy" "runAsUser" "runAsGroup" "volume" "mount" "subPath" "metricsPort" "requests" "limits" "sidecarArgs" "migrations" "migrationsPath" }}
 {{- range $key, $value := . }}
 {{- if not (has $key $known) }}
 {{- fail (printf "storageformat.sidecar: there is no option %q; there is %s" $key (join ", " $known)) }}
@@ -168,5 +181,18 @@ runAsGroup: {{ int64 $group }}
 {{- if not (hasPrefix (printf "%s/" $mount) .path) }}
 {{- fail (printf "storageformat.sidecar: mount: %s is not below %s; name the directory at which the app mounts the volume" .path $mount) }}
 {{- end }}
+{{- end }}
+{{- if .migrations }}
+{{- $path := .migrationsPath | default "/migrations" }}
+{{- if not (and (hasPrefix "/" $path) (eq (clean $path) $path) (ne $path "/")) }}
+{{- fail (printf "storageformat.sidecar: migrationsPath: %s is not an absolute path in its shortest form, below /" $path) }}
+{{- end }}
+{{- range list $mount "/run/storageformat" "/var/run/secrets/kubernetes.io/serviceaccount" }}
+{{- if or (hasPrefix (printf "%s/" .) (printf "%s/" $path)) (hasPrefix (printf "%s/" $path) (printf "%s/" .)) }}
+{{- fail (printf "storageformat.sidecar: migrationsPath: %s and %s overlap" $path .) }}
+{{- end }}
+{{- end }}
+{{- else if .migrationsPath }}
+{{- fail "storageformat.sidecar: migrationsPath: goes with migrations, the name of a ConfigMap" }}
 {{- end }}
 {{- end }}
