@@ -116,7 +116,7 @@ def test_a_pod_with_the_snippet_passes_restricted(
 
     def pod(run_as: int | None) -> dict[str, Any]:
         spec: dict[str, Any] = snippet(
-            SnippetOptions("i:1", {"a": "/data/a.db"}, run_as_user=run_as)
+            SnippetOptions("i:1", {"a": "/data/a.db"}, run_as_user=run_as, migrations="a-v2")
         )
         data = {"name": "data", "emptyDir": {}}
         return {"spec": {**spec, "containers": [app], "volumes": [data, *spec["volumes"]]}}

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from format_operator.api.formats import ENGINES, SqlitedictParameters
 from format_operator.api.models import Phase as StatePhase
 from format_operator.api.models import StorageFormat
+from format_operator.api.schema import props
+from format_operator.api.sqlite import Migration, SqliteParameters
 from format_operator.controller import report
 from format_operator.controller.metrics import ControllerMetrics
 from format_operator.controller.plan import RolloutPhase
@@ -22,6 +25,7 @@ from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
 from format_operator.settings import sidecar_settings
 from format_store import Phase, errors
 from format_store.layout import Layout
+from tests.support.objects import storageformat
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -56,6 +60,25 @@ def test_the_readmes_storageformat_is_valid() -> None:
     (text,) = blocks(README, "yaml")
     parsed = StorageFormat.from_object(yaml.safe_load(text), strict=True)
     assert parsed.spec.target_format.name == "v2"
+
+
+def test_the_fields_of_a_format_are_documented() -> None:
+    """The page's example is a StorageFormat's, and its tables have exactly the fields of a format's parts."""
+    text = (ROOT / "docs" / "format.md").read_text()
+    (example,) = blocks(text, "yaml")
+    body = storageformat(
+        **{f"spec__{key}": value for key, value in yaml.safe_load(example)["spec"].items()}
+    )
+    parsed = StorageFormat.from_object(body, strict=True)
+    assert set(parsed.spec.target_format.parts) == set(ENGINES)
+    for heading, model in (
+        ("field of `sqlitedict`", SqlitedictParameters),
+        ("field of `sqlite`", SqliteParameters),
+        ("field of a migration", Migration),
+    ):
+        table = text[text.index(f"| {heading} |") :].split("\n\n")[0]
+        told = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+        assert sorted(told) == sorted(info.name for _, info in props(model))
 
 
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
