@@ -95,6 +95,7 @@ def test_server_and_parser_fill_in_the_same(admin: Client, storageformats: str) 
             {"migrations": migrations(7, name="add-it", checks=["SELECT 1"])},
         ),
         ("spec.formats.1.sqlite", {"migrationsFrom": {"folder": "/migrations"}}),
+        ("spec.formats.1.sqlite", {"migrationsFrom": {"folder": "/migrations", "upTo": 0}}),
         ("spec.formats.1", {"name": "v2", "sqlite": {"migrations": migrations(1, down="--")}}),
         ("spec.backup", {"retainFor": "1h30m0.5s", "pinned": True}),
         ("spec.backup", {"retainFor": "250ms"}),

@@ -353,6 +353,12 @@ INVALID: Final = [
         "migrations-from-nowhere", {"migrationsFrom": {}}, "migrationsFrom.folder", "Required value"
     ),
     _sqlite(
+        "up-to-negative",
+        {"migrationsFrom": {"folder": "/migrations", "upTo": -1}},
+        "migrationsFrom.upTo",
+        "should be greater than or equal to 0",
+    ),
+    _sqlite(
         "folder-relative",
         {"migrationsFrom": {"folder": "migrations"}},
         "migrationsFrom.folder",

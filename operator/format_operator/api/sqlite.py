@@ -67,6 +67,11 @@ class MigrationsFrom:
         "Absolute path of a folder in the sidecar, such as a mounted ConfigMap. Its content is no "
         "part of this object: mount an immutable ConfigMap per release, named after the release.",
     )
+    up_to: int | None = prop(
+        Integer(minimum=0, maximum=MAX_NUMBER, format="int64"),
+        "The number of the last one that counts; 0: none. Left out: all that are there.",
+        default=None,
+    )
 
 
 @dataclass(frozen=True)

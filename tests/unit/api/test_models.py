@@ -181,6 +181,8 @@ def test_the_hash_sees_what_a_migration_does() -> None:
         sqlite_hash({"migrations": migrations(1, down="DROP TABLE t1")}),
         sqlite_hash({"migrations": migrations(1, checks=["SELECT 1"])}),
         sqlite_hash({"migrationsFrom": {"folder": "/migrations"}}),
+        sqlite_hash({"migrationsFrom": {"folder": "/migrations", "upTo": 3}}),
+        sqlite_hash({"migrationsFrom": {"folder": "/migrations", "upTo": 0}}),
         target_hash(),
     ]
     assert len(set(hashes)) == len(hashes)
