@@ -16,6 +16,9 @@ from format_store import clock, durable, errors
 from format_store.layout import Layout
 
 MAX_ENTRIES = 100
+#: What the lines before the last may have together, formats included: those with migrations can be large.
+MAX_BYTES = 1 << 18
+_FORMATS = ("source", "target")
 
 TOTALS = (
     "conversions.succeeded",
@@ -120,7 +123,20 @@ def record(
         "counts": list(counts),
         "totals": totals,
     }
-    kept = [*history.entries, entry][-MAX_ENTRIES:]
-    durable.write_file(
-        layout.history, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept).encode()
-    )
+    durable.write_file(layout.history, "".join(_lines([*history.entries, entry])).encode())
+
+
+def _lines(entries: list[dict[str, Any]]) -> list[str]:
+    """The last ones, as they are written. Where their formats are large, older ones are without."""
+    *older, last = [_line(entry) for entry in entries[-MAX_ENTRIES:]]
+    left = MAX_BYTES
+    lines = [last]
+    for entry, line in zip(reversed(entries[-MAX_ENTRIES:-1]), reversed(older), strict=True):
+        left -= len(line)
+        bare = {key: value for key, value in entry.items() if key not in _FORMATS}
+        lines.append(line if left >= 0 else _line(bare))
+    return lines[::-1]
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True) + "\n"

@@ -43,6 +43,27 @@ def test_it_is_bounded(layout: Layout) -> None:
     assert len(layout.history.read_bytes().splitlines()) == history.MAX_ENTRIES
 
 
+def test_large_formats_are_kept_of_the_last_ones(layout: Layout) -> None:
+    """A format can be as large as its migrations: older entries lose it before the file grows without end."""
+    large = {"sqlite": {"migrations": [{"number": 1, "sql": "x" * (history.MAX_BYTES // 4)}]}}
+    for number in range(10):
+        details = {"source": {"sqlite": {}}, "target": large, "rows": number}
+        history.record(layout, "conversion", f"id-{number}", ("conversions.succeeded",), **details)
+    found = history.read(layout.primary).entries
+    assert [entry["rows"] for entry in found] == list(range(10))
+    assert ["target" in entry for entry in found] == [False] * 6 + [True] * 4
+    assert found[-1]["target"] == large
+    assert layout.history.stat().st_size < history.MAX_BYTES * 2
+
+
+def test_one_format_may_be_larger_than_all(layout: Layout) -> None:
+    """The last entry is written in full, however large its formats are."""
+    large = {"sqlite": {"migrations": [{"number": 1, "sql": "x" * history.MAX_BYTES * 2}]}}
+    for identity in ("one", "two"):
+        history.record(layout, "conversion", identity, ("conversions.succeeded",), target=large)
+    assert ["target" in entry for entry in history.read(layout.primary).entries] == [False, True]
+
+
 def test_recorded_twice_counts_once(layout: Layout) -> None:
     """A crash lay between the entry and the clean-up: recording it again changes nothing."""
     succeed(layout, "one")
