@@ -108,6 +108,31 @@ def test_there_and_back(cluster: Cluster) -> None:
     assert (status["lastConversion"]["from"], status["lastConversion"]["to"]) == ("v2", "v1")
 
 
+def test_sixty_four_large_migrations(cluster: Cluster) -> None:
+    """As many as one format may have, 4 KB each: applied server-side, run by the sidecar, taken back."""
+    pod = pod_with_orders(cluster)
+    comment = "-- " + "x" * 4000 + "\n"
+    many = [
+        {
+            "number": number,
+            "sql": f"{comment}CREATE TABLE t{number} (id INTEGER PRIMARY KEY)",
+            "down": f"DROP TABLE t{number}",
+        }
+        for number in range(1, 65)
+    ]
+    body = of_sqlite(pod, V1, {"name": "v2", "sqlite": {"migrations": many}})
+    arguments = ("apply", "--server-side", "-n", cluster.namespace, "-f", "-")
+    cluster.plane.kubectl(*arguments, stdin=json.dumps(body))
+    tables = "SELECT count(*) FROM sqlite_schema WHERE name GLOB 't[0-9]*'"
+    for target, expected in (("v2", 64), ("v1", 0)):
+        cluster.change(target=target)
+        sidecar = cluster.sidecar(pod)
+        assert exit_of(pod.gate()) == 0
+        assert ask(pod.database, tables) == [(expected,)]
+        cluster.reports(phase="Converted", gate="Open", currentFormat=target)
+        assert sidecar.terminate() == 0
+
+
 WRONG = [
     pytest.param({"sql": "INSERT INTO nowhere VALUES (1)"}, "nowhere", id="statement"),
     pytest.param({"checks": ["SELECT count(*) = 7 FROM orders"]}, "count(*) = 7", id="check"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import yaml
 
 from format_operator.api.names import API_VERSION
 from tests.support.databases import format_on_disk, records_on_disk, sample, write_plain
-from tests.support.objects import INVALID, Invalid, storageformat
+from tests.support.objects import ABSENT, INVALID, Invalid, migrations, storageformat
 from tests.support.trees import unchanged
 
 RECORDS = sample(20)
@@ -87,6 +89,38 @@ def test_another_format_than_the_target(database: Path, file: Path) -> None:
     assert run(database, file, "--format", "v1").returncode == 0
     assert format_on_disk(database) == {"keyEncoding": "natural", "valueCodec": "pickle"}
     require_usage(database, file, "'v9'", "v1", "v2", options=("--format", "v9"))
+
+
+def test_migrations(database: Path, file: Path) -> None:
+    """A file that sqlitedict never saw gets the target's migrations, and loses them on the way back."""
+    database.unlink()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+    part = {"migrations": migrations(1, down="DROP TABLE t1")}
+    formats = [{"name": "v1", "sqlite": {}}, {"name": "v2", "sqlite": part}]
+    write(file, storageformat(spec__formats=formats, spec__unmarked=ABSENT))
+
+    def tables() -> list[str]:
+        with closing(sqlite3.connect(database)) as connection:
+            query = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+            return [name for (name,) in connection.execute(query)]
+
+    done = run(database, file, operation="plan")
+    assert (done.returncode, json.loads(done.stdout)["action"]) == (0, "convert")
+    assert run(database, file).returncode == 0
+    assert tables() == ["orders", "t1"]
+    assert run(database, file, "--format", "v1").returncode == 0
+    assert tables() == ["orders"]
+
+
+def test_what_is_implied_goes_by_the_format_asked_for(database: Path, file: Path) -> None:
+    """``--format`` names one with rows of sqlitedict's beside a target without: plain sqlitedict is implied."""
+    rows = {"name": "v1", "sqlitedict": {"valueCodec": "msgpack"}}
+    formats = [rows, {"name": "v2", "sqlite": {"pageSize": 8192}}]
+    write(file, storageformat(spec__formats=formats, spec__unmarked=ABSENT))
+    assert run(database, file, "--format", "v1").returncode == 0
+    assert format_on_disk(database)["valueCodec"] == "msgpack"
+    assert records_on_disk(database) == RECORDS
 
 
 def test_several_documents(database: Path, file: Path) -> None:
