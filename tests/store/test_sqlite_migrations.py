@@ -108,11 +108,22 @@ def test_taken_back(database: Path) -> None:
 
 
 def test_words_beside_the_sql_may_change(database: Path) -> None:
-    """Name, checks and way back are no part of what has been run; white space around the SQL is not either."""
+    """Name and checks are no part of what has been run; white space around the SQL is not either."""
     convert(database, migrated(CUSTOMERS))
-    other = CUSTOMERS | {"name": "clients", "down": "SELECT 1", "checks": []}
+    other = CUSTOMERS | {"name": "clients", "checks": []}
     other["sql"] = f"\n  {CUSTOMERS['sql']}  \n"
     assert convert(database, migrated(other)).outcome is Outcome.UNCHANGED
+
+
+def test_a_mended_way_back(database: Path) -> None:
+    """A ``down`` that was wrong is mended by a conversion to the same format with another one."""
+    convert(database, migrated(CUSTOMERS | {"down": "DROP TABLE customer"}))
+    with pytest.raises(errors.MigrationFailed, match="taken back: no such table: customer"):
+        convert(database, sqlite_format())
+    assert convert(database, migrated(CUSTOMERS)).outcome is Outcome.CONVERTED
+    convert(database, sqlite_format())
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        rows(database, "SELECT * FROM customers")
 
 
 def test_as_many_as_a_format_holds(database: Path) -> None:
@@ -444,6 +455,7 @@ def test_from_a_folder(database: Path, tmp_path: Path) -> None:
         "0001_customers.down.sql": CUSTOMERS["down"],
         "0001_customers.checks.sql": "SELECT 1; SELECT count(*) FROM customers",
         "0002_renamed.up.sql": RENAMED["sql"],
+        "0002_renamed.down.sql": RENAMED["down"],
     }.items():
         (data / name).write_text(str(text), encoding="utf-8")
         (folder / name).symlink_to(Path("..data") / name)

@@ -52,11 +52,14 @@ def spec(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_disk(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A migration is what its number and its SQL say, whatever its name, its checks and its way back."""
+    """A migration is what its number and its SQL say, whatever its name and its checks.
+
+    Its way back counts: it is in the marker, where a mended one has to get, too.
+    """
     part = parameters["sqlitedict"]
     return {
         **{name: parameters[name] for name in _FILE_LEVEL},
-        "migrations": [(one.number, one.sql) for one in parameters["migrations"]],
+        "migrations": [(one.number, one.sql, one.down) for one in parameters["migrations"]],
         "sqlitedict": None if part is None else sqlitedict.on_disk(part),
     }
 
