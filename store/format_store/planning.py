@@ -11,7 +11,7 @@ from typing import Any
 
 from format_store import conversion, errors, preflight, rehearsal, sqlitefile
 from format_store.engines import registry
-from format_store.engines.base import Obstacle
+from format_store.engines.base import Obstacle, Survey
 from format_store.estimate import Estimate, estimate
 from format_store.formats import Format
 from format_store.rehearsal import Rehearsal
@@ -122,7 +122,7 @@ def plan(run: Run, target: Format, unmarked: Sequence[Format], *, rehearse: bool
     return Plan(
         action="refuse" if refusal else "convert",
         refusal=refusal,
-        steps=_steps(run, decision.survey.rows, copied=bool(copied)),
+        steps=_steps(run, decision.survey, copied=bool(copied)),
         estimate=expected,
         rehearsal=measured,
         **planned,
@@ -145,7 +145,7 @@ def _obstacles(run: Run, present: Format, target: Format) -> list[Obstacle]:
 _RECOVER = "recover what an earlier run left; what is to be done then tells another plan"
 
 
-def _steps(run: Run, rows: int, *, copied: bool) -> tuple[str, ...]:
+def _steps(run: Run, survey: Survey, *, copied: bool) -> tuple[str, ...]:
     how = "a copy (this volume is not known to have hard links)" if copied else "a hard link"
     retention = run.retention
     if retention.pinned:
@@ -156,7 +156,8 @@ def _steps(run: Run, rows: int, *, copied: bool) -> tuple[str, ...]:
         end = "delete the old file, as soon as the new one is proven to be in place"
     return (
         "lock the database, and bring it to rest (its journal worked off)",
-        f"build a converted copy of {rows:,} rows beside it, and make it durable",
+        f"build a converted copy of {survey.rows:,} rows beside it, and make it durable",
+        *(f"on the copy: {step}" for step in survey.steps),
         "compare every row of the copy with the database",
         f"keep the old file under a second name, by {how}",
         "put the copy in its place by one rename, with nobody else having the database open",

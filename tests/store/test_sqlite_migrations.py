@@ -118,7 +118,9 @@ def test_words_beside_the_sql_may_change(database: Path) -> None:
 def test_a_mended_way_back(database: Path) -> None:
     """A ``down`` that was wrong is mended by a conversion to the same format with another one."""
     convert(database, migrated(CUSTOMERS | {"down": "DROP TABLE customer"}))
-    with pytest.raises(errors.MigrationFailed, match="taken back: no such table: customer"):
+    with pytest.raises(
+        errors.MigrationFailed, match=r"the way back of migration 1 \(customers\): no such table"
+    ):
         convert(database, sqlite_format())
     assert convert(database, migrated(CUSTOMERS)).outcome is Outcome.CONVERTED
     convert(database, sqlite_format())
@@ -326,6 +328,24 @@ def test_no_way_back(database: Path) -> None:
     assert planned.action == "refuse"
     assert type(planned.refusal) is errors.NoWayBack
     assert database.read_bytes() == before
+
+
+def test_planned(database: Path) -> None:
+    """``plan`` says which migrations would be run or taken back, and how the file would lie."""
+
+    def steps(target: Format) -> list[str]:
+        return [step for step in plan(database, target).steps if step.startswith("on the copy")]
+
+    whole = migrated(CUSTOMERS, RENAMED, pageSize=8192, autoVacuum="full", journalMode="wal")
+    assert steps(whole) == [
+        "on the copy: pages of 8,192 bytes instead of 4,096",
+        "on the copy: auto-vacuum full instead of none",
+        "on the copy: journal mode wal instead of delete",
+        "on the copy: run migration 1 (customers)",
+        "on the copy: run migration 2",
+    ]
+    convert(database, whole)
+    assert steps(migrated(CUSTOMERS)) == ["on the copy: run the way back of migration 2"]
 
 
 def test_rehearsed(database: Path) -> None:

@@ -18,10 +18,12 @@ class Survey:
     """What a conversion would do.
 
     ``staging_bytes``: upper estimate of the staging copy's size, and of what SQLite sorts beside it meanwhile.
+    ``steps``: what is done to the copy besides copying rows, in words for a plan.
     """
 
     tables: tuple[tuple[str, int], ...]
     staging_bytes: int
+    steps: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

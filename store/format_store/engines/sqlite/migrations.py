@@ -63,7 +63,7 @@ class Step:
         return (self.migration.down or "") if self.back else self.migration.sql
 
     def __str__(self) -> str:
-        return f"{self.migration}, taken back" if self.back else str(self.migration)
+        return f"the way back of {self.migration}" if self.back else str(self.migration)
 
 
 # --- reading them ---------------------------------------------------------------------------------------

@@ -117,7 +117,26 @@ def survey(
     staging = int(staging * _GROWTH) * (2 if todo.steps else 1)
     # Every table and every index takes a page at least.
     objects = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    return Survey(counted(connection), staging + int(objects) * todo.page_size)
+    return Survey(
+        counted(connection),
+        staging + int(objects) * todo.page_size,
+        (*_file_level(connection, target, todo), *(f"run {step}" for step in todo.steps)),
+    )
+
+
+def _file_level(connection: sqlite3.Connection, target: Format, todo: Work) -> list[str]:
+    """How the file will lie otherwise than it does, in words."""
+    size, vacuum = (int(pragma(connection, name)) for name in ("page_size", "auto_vacuum"))
+    found = []
+    if size != todo.page_size:
+        found.append(f"pages of {todo.page_size:,} bytes instead of {size:,}")
+    if vacuum != todo.auto_vacuum:
+        names = parameters.AUTO_VACUUM
+        found.append(f"auto-vacuum {names[todo.auto_vacuum]} instead of {names[vacuum]}")
+    wanted, mode = target.parameters["journalMode"], pragma(connection, "journal_mode")
+    if wanted is not None and (wanted == "wal") != (mode == "wal"):
+        found.append(f"journal mode {wanted} instead of {mode}")
+    return found
 
 
 def counted(connection: sqlite3.Connection) -> tuple[tuple[str, int], ...]:
