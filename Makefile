@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)/devtools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-cluster cluster cluster-down
+.PHONY: help demo test lint proof bench bench-cluster cluster cluster-down
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ lint: ## style, types, import contracts, generated manifests
 	$(RUN) --group dev lint-imports --no-logo
 	$(RUN) --group dev python -m format_operator.manifests --check deploy
 	$(RUN) --group dev python -m chartdocs --check charts/storageformat-operator
+
+proof: ## every proof that nothing is lost, in its long form; ARGS="--only histories" for some
+	$(RUN) --group test python -m tests.proof $(ARGS)
 
 bench: ## measures speed and memory, prints a table
 	$(RUN) --group bench --group demo python bench/run.py $(ARGS)
