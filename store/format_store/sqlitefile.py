@@ -27,6 +27,9 @@ _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _KNOWN_FILE_VERSIONS = (1, 2)
 _KNOWN_SCHEMA_FORMATS = (0, 1, 2, 3, 4)
 SQLITE_ERROR = sqlite3.Error
+_ALSO_WHEN_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+#: SQLite's shared memory for a write-ahead log is made in steps of this.
+_SMALLEST_ROOM_BYTES = 32 * 1024
 #: How long to wait for another connection's lock: longer than a commit, shorter than a person's patience.
 _BUSY_TIMEOUT_SECONDS = 2.0
 
@@ -160,7 +163,7 @@ def wrap(error: sqlite3.Error, operation: str, path: Path) -> errors.StoreError:
             path=path,
             hint="The database is as it was. Wait for the other process, and try again.",
         )
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code in _ALSO_WHEN_FULL and _volume_is_full(path)):
         return errors.OutOfSpace(
             text,
             operation=operation,
@@ -192,6 +195,19 @@ def wrap(error: sqlite3.Error, operation: str, path: Path) -> errors.StoreError:
     return errors.Failed(
         text, operation=operation, path=path, hint="The database is as it was; please report this."
     )
+
+
+def _volume_is_full(path: Path) -> bool:
+    """Whether not even a file of a few pages could be made beside ``path``.
+
+    SQLite says that it cannot open a journal or write to its shared memory, and not why.
+    """
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return False
+    no_inodes = found.f_files > 0 and found.f_favail == 0
+    return no_inodes or found.f_bavail * found.f_frsize < _SMALLEST_ROOM_BYTES
 
 
 def refuse_foreign_super_journal(layout: Layout) -> None:

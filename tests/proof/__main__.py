@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.proof.report import Report
 
 #: Modules beside this one with a function ``long(report)``, the quickest first.
-PROOFS = ("histories",)
+PROOFS = ("disk_full", "histories")
 
 
 def table(report: Report) -> str:
