@@ -69,7 +69,7 @@ def inspect(layout: Layout, *, count_rows: bool) -> Inspection:
             return _look_inside(layout, size, facts, count_rows=count_rows)
         except errors.NotASQLiteDatabase as foreign:
             return _inspection(layout, "foreign", size=size, note=foreign.message, **facts)
-        except sqlite3.Error as error:
+        except sqlitefile.SQLITE_ERROR as error:
             wrapped = sqlitefile.wrap(error, "inspect", path)
             if isinstance(wrapped, errors.StorageError) and any(
                 durable.exists(sibling) for sibling in layout.siblings()

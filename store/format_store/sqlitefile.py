@@ -26,7 +26,8 @@ _MAGIC = b"SQLite format 3\x00"
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _KNOWN_FILE_VERSIONS = (1, 2)
 _KNOWN_SCHEMA_FORMATS = (0, 1, 2, 3, 4)
-SQLITE_ERROR = sqlite3.Error
+#: What the binding raises; the second where SQLite's own message quotes bytes of a damaged schema that are no text.
+SQLITE_ERROR = (sqlite3.Error, UnicodeDecodeError)
 _ALSO_WHEN_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 #: SQLite's shared memory for a write-ahead log is made in steps of this.
 _SMALLEST_ROOM_BYTES = 32 * 1024
@@ -149,12 +150,17 @@ def sqlite_errors(operation: str, path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours: busy is InUse, full is OutOfSpace, damage is CorruptDatabase."""
     try:
         yield
-    except sqlite3.Error as error:
+    except SQLITE_ERROR as error:
         raise wrap(error, operation, path) from error
 
 
-def wrap(error: sqlite3.Error, operation: str, path: Path) -> errors.StoreError:
+def wrap(
+    error: sqlite3.Error | UnicodeDecodeError, operation: str, path: Path
+) -> errors.StoreError:
+    """The error of ours that stands for one of ``SQLITE_ERROR``."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if isinstance(error, UnicodeDecodeError):
+        code = sqlite3.SQLITE_CORRUPT
     text = f"{error} ({getattr(error, 'sqlite_errorname', None) or type(error).__name__})"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return errors.InUse(

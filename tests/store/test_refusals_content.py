@@ -303,3 +303,20 @@ def test_another_engine(database: Path) -> None:
         convert(database, Format.from_spec({"leveldb": {}}))
     assert caught.value.exit_code == 2
     assert caught.value.hint
+
+
+def test_an_error_of_sqlites_that_is_no_text(database: Path) -> None:
+    """A damaged schema whose bytes SQLite quotes in its message: an error of ours, and the file as it was."""
+    execute(database, "CREATE TABLE other_table (a)")
+    data = database.read_bytes()
+    at = data.index(b"other_table", data.index(b"CREATE TABLE other_table"))
+    database.write_bytes(data[:at] + b"\xd5ther'tabl\xff" + data[at + 11 :])
+    before = database.read_bytes()
+    for use in (
+        lambda: convert(database, HIERARCHICAL),
+        lambda: inspect(database),
+        lambda: verify(database),
+    ):
+        with pytest.raises(errors.StoreError):
+            use()
+    assert database.read_bytes() == before

@@ -98,7 +98,7 @@ def first_untrue(connection: sqlite3.Connection, migration: Migration) -> str | 
     for check in migration.checks:
         try:
             answer = answer_of(connection, check, Guard())
-        except (sqlite3.Error, sqlite3.Warning) as error:
+        except (*SQLITE_ERROR, sqlite3.Warning) as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_ITS_FAULT:
                 raise
             return f"the check {_shown(check)} of {migration}: {error}"
@@ -157,7 +157,7 @@ def _blamed(job: Job, step: Step, statement: str, guard: Guard) -> Iterator[None
     try:
         yield
     # Before Python 3.12 two statements in one are a Warning, which is no Error.
-    except (sqlite3.Error, sqlite3.Warning) as error:
+    except (*SQLITE_ERROR, sqlite3.Warning) as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if isinstance(error, SQLITE_ERROR) and code in _NOT_ITS_FAULT:
             raise wrap(error, _OPERATION, job.staging_path) from error
