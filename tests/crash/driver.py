@@ -2,30 +2,31 @@
 
     driver.py convert|recover|undo|restore|rehearse|delete PATH [--to JSON] [--unmarked JSON]
               [--retain SECONDS] [--backup ID]
-              [--failpoint NAME ACTION] [--trace FILE] [--mark]
+              [--failpoint NAME ACTION] [--trace FILE]
+    driver.py --serve
 
 ACTION: ``kill`` (SIGKILL to itself), ``exit`` an error of an errno's name (``ENOSPC``), or ``stop`` (creates
-PATH.stopped and waits for SIGUSR1). ``--mark`` announces the beginning to strace by a system call.
-The exit code is the store's; the result, or the error, is printed as JSON.
+PATH.stopped and waits for SIGUSR1). The exit code is the store's; the result, or the error, is printed as JSON.
+
+``--serve`` does many, each in a child of its own: an interpreter that has loaded everything starts in no time.
+Each line of stdin is a list of arguments. The child stops itself before it begins, its number is printed; when
+it has ended, its exit code is. An empty list ends the server, and so does the end of stdin. Of the first line
+there are no child and no number: it is done here, so that what is loaded on first use is loaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Loaded before the mark: what a conversion does to files is of interest, not how Python finds its modules.
-import format_store.codecs.pool
-import format_store.engines.sqlitedict.engine
-import format_store.keys
-import format_store.store  # noqa: F401 - loaded before the mark
 from format_store import (
     Failpoints,
     Format,
@@ -39,7 +40,9 @@ from format_store import (
 )
 from format_store.errors import StoreError
 
-MARK = "/storageformat-test-begins-here"
+# So that a tracer that is not its ancestor may attach, where the kernel restricts that.
+PR_SET_PTRACER = 0x59616D61
+PR_SET_PTRACER_ANY = ctypes.c_ulong(-1)
 
 
 def action(name: str, path: str) -> Callable[[], None]:
@@ -78,7 +81,7 @@ OTHERS: dict[str, Callable[[argparse.Namespace, Format, Failpoints], Any]] = {
 }
 
 
-def main() -> int:
+def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("operation", choices=("convert", *OTHERS))
     parser.add_argument("path")
@@ -90,8 +93,7 @@ def main() -> int:
     parser.add_argument("--backup", default="")
     parser.add_argument("--failpoint", nargs=2, action="append", default=[])
     parser.add_argument("--trace", type=Path)
-    parser.add_argument("--mark", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
 
     reached: list[str] = []
     failpoints = Failpoints(
@@ -100,8 +102,6 @@ def main() -> int:
     )
     target = Format.from_spec(arguments.to)
     unmarked = (Format.from_spec(arguments.unmarked),)
-    if arguments.mark:
-        os.access(MARK, os.F_OK)
     try:
         if arguments.operation == "convert":
             result: Any = convert(
@@ -123,5 +123,28 @@ def main() -> int:
     return 0
 
 
+def serve() -> int:
+    requests, answers = os.dup(0), os.dup(1)
+    # A child reports to whoever reads the errors; it has no business with requests and answers.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    with open(requests) as lines, open(answers, "w", buffering=1) as out:
+        code = main(json.loads(next(lines)))
+        print(code, file=out)
+        for line in lines:
+            child = os.fork()
+            if child == 0:
+                os.close(requests)
+                os.close(answers)
+                ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
+                os.kill(os.getpid(), signal.SIGSTOP)
+                sys.stdout.flush()
+                os._exit(main(json.loads(line)))
+            os.waitpid(child, os.WUNTRACED)
+            print(child, file=out)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=out)
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve() if sys.argv[1:] == ["--serve"] else main(sys.argv[1:]))

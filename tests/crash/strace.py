@@ -1,20 +1,24 @@
 """Killing a real interpreter at a chosen system call, and failing a chosen system call, by strace.
 
 ``strace -e inject=NAME:signal=KILL:when=K`` counts the calls of one name per traced process. A baseline run
-tells which calls there are after the driver's mark; each (name, K) is then a place to die.
+tells which calls there are from the driver's beginning; each (name, K) is then a place to die.
 (``--seccomp-bpf`` would silently drop the injection.)
 """
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-
-from tests.crash.driver import MARK
+from typing import IO, Protocol
 
 DRIVER = Path(__file__).with_name("driver.py")
 
@@ -52,44 +56,101 @@ def traceable() -> bool:
     return done.returncode == 0
 
 
-def places(arguments: Sequence[str], log: Path) -> list[Place]:
-    """All places after the mark, in the order in which a run passes them. Runs it once to the end."""
-    names = ",".join(f"?{name}" for name in CALLS)
-    done = subprocess.run(
-        ["strace", "-qq", "-e", f"trace={names}", "-o", str(log), *command([*arguments, "--mark"])],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    counted: Counter[str] = Counter()
-    found: list[Place] = []
-    marked = False
-    for line in log.read_text(errors="replace").splitlines():
-        match = _LINE.match(line)
-        if match is None:
-            continue
-        name = match[1]
-        counted[name] += 1
-        if marked:
-            found.append((name, counted[name]))
-        elif MARK in line:
-            marked = True
-    assert marked
-    return found
+class Drivers:
+    """Runs of the driver under strace, each in a process of its own that had everything loaded when it began.
+
+    An interpreter that starts and loads what it needs takes ten times as long as the conversion.
+    """
+
+    def __init__(self, loading: Sequence[str]) -> None:
+        """``loading`` are arguments of a whole run, which is what loads everything."""
+        self._server = subprocess.Popen(
+            command(["--serve"]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._ask(loading)
+        assert self._answer() == 0
+
+    def places(self, arguments: Sequence[str], log: Path) -> list[Place]:
+        """All places, in the order in which a run passes them. Runs it once to the end."""
+        names = ",".join(f"?{name}" for name in CALLS)
+        assert self._run(arguments, "-e", f"trace={names}", "-o", str(log)) == 0
+        counted: Counter[str] = Counter()
+        found: list[Place] = []
+        for line in log.read_text(errors="replace").splitlines():
+            match = _LINE.match(line)
+            if match is not None:
+                counted[match[1]] += 1
+                found.append((match[1], counted[match[1]]))
+        return found
+
+    def run_injected(self, arguments: Sequence[str], place: Place, fault: str) -> int:
+        """Run with one fault at one place, such as ``signal=KILL`` or ``error=EIO``; returns the exit code."""
+        name, number = place
+        inject = f"inject={name}:{fault}:when={number}"
+        return self._run(arguments, "-e", f"trace={name}", "-e", inject, "-o", "/dev/null")
+
+    def end(self) -> None:
+        """End the server; it has no children by then."""
+        self._pipe(self._server.stdin).close()
+        self._server.wait()
+        self._pipe(self._server.stdout).close()
+
+    def _run(self, arguments: Sequence[str], *options: str) -> int:
+        self._ask(arguments)
+        process = self._answer()
+        with subprocess.Popen(
+            ["strace", *options, "-p", str(process)], stderr=subprocess.PIPE, text=True
+        ) as tracer:
+            said = self._pipe(tracer.stderr).readline()
+            # Nothing is missed: a traced process that is told to go on does so under the tracer's eyes.
+            os.kill(process, signal.SIGCONT if "attached" in said else signal.SIGKILL)
+            code = self._answer()
+        assert "attached" in said, said
+        return code
+
+    def _ask(self, arguments: Sequence[str]) -> None:
+        self._pipe(self._server.stdin).write(json.dumps(list(arguments)) + "\n")
+
+    def _answer(self) -> int:
+        return int(self._pipe(self._server.stdout).readline())
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        assert pipe is not None
+        return pipe
 
 
-def run_injected(
-    arguments: Sequence[str], place: Place, fault: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the driver with one fault at one place, such as ``signal=KILL`` or ``error=EIO``."""
-    name, number = place
-    return subprocess.run(
-        [
-            "strace", "-qq", "-o", "/dev/null", "-e", f"trace={name}",
-            "-e", f"inject={name}:{fault}:when={number}", *command([*arguments, "--mark"]),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
+class _Attempt(Protocol):
+    def __call__(self, drivers: Drivers, place: Place, /) -> tuple[int, str]: ...
+
+
+#: More than there are processors: conversion and recovery wait for the disk most of the time.
+WORKERS = 8
+
+# What a worker process of `killed_everywhere` does; it has it from its parent, by fork.
+_WORK: list[tuple[Drivers, _Attempt]] = []
+
+
+def killed_everywhere(
+    places: Iterable[Place], loading: Callable[[], Sequence[str]], attempt: _Attempt
+) -> Iterator[tuple[int, str]]:
+    """What ``attempt`` returns of each place, in that order: the exit code, and what was found afterwards.
+
+    Processes do it, each with drivers of its own (``loading`` as there).
+    """
+
+    def begin() -> None:
+        _WORK.append((Drivers(loading()), attempt))
+
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=begin) as pool:
+        yield from pool.map(_attempt, places)
+
+
+def _attempt(place: Place) -> tuple[int, str]:
+    ((drivers, attempt),) = _WORK
+    return attempt(drivers, place)

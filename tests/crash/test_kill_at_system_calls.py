@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,25 +39,29 @@ def test_kill_at_every_system_call(
     """Killed at any system call, recovery brings back the whole old or the whole new database."""
     pristine = tmp_path / "pristine.db"
     write_plain(pristine, RECORDS, journal_mode=journal_mode)
-    places = strace.places(
-        _arguments(_fresh(tmp_path, pristine, "baseline"), target), tmp_path / "log"
-    )
+
+    def loading() -> list[str]:
+        return _arguments(_fresh(tmp_path, pristine, uuid.uuid4().hex), target)
+
+    drivers = strace.Drivers(loading())
+    places = drivers.places(loading(), tmp_path / "log")
+    drivers.end()
     assert len(places) > 200
 
-    def kill(number: int) -> tuple[int, Path]:
-        path = _fresh(tmp_path, pristine, str(number))
-        done = strace.run_injected(_arguments(path, target), places[number], "signal=KILL")
-        return done.returncode, path
+    def kill(drivers: strace.Drivers, place: strace.Place) -> tuple[int, str]:
+        path = _fresh(tmp_path, pristine, "-".join(map(str, place)))
+        code = drivers.run_injected(_arguments(path, target), place, "signal=KILL")
+        where = require_intact(path, RECORDS, target)
+        shutil.rmtree(path.parent)
+        return code, where
 
     outcomes: Counter[str] = Counter()
     missed = 0
-    with ThreadPoolExecutor(2) as pool:
-        for code, path in pool.map(kill, range(len(places))):
-            # How often SQLite polls a lock or Python a pipe varies a little: the last calls may not come.
-            missed += code == 0
-            assert code in (-9, 137, 0), code
-            outcomes[require_intact(path, RECORDS, target)] += 1
-            shutil.rmtree(path.parent)
+    for code, where in strace.killed_everywhere(places, loading, kill):
+        # How often SQLite polls a lock or Python a pipe varies a little: the last calls may not come.
+        missed += code == 0
+        assert code in (-9, 137, 0), code
+        outcomes[where] += 1
     assert missed <= len(places) // 50
     # Both sides of the commit were met.
     assert outcomes["old"] > 50

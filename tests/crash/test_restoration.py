@@ -7,8 +7,8 @@ import random
 import shutil
 import sqlite3
 import subprocess
+import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -137,23 +137,28 @@ def test_killed_at_a_sample_of_system_calls(
     def arguments(made: Converted) -> list[str]:
         return ["restore", str(made.path), "--backup", made.backup]
 
-    places = strace.places(arguments(fresh("baseline")), tmp_path / "log")
+    def loading() -> list[str]:
+        return arguments(fresh(uuid.uuid4().hex))
+
+    drivers = strace.Drivers(loading())
+    places = drivers.places(loading(), tmp_path / "log")
+    drivers.end()
     assert len(places) > 150
     chosen = sorted(random.Random(SEED).sample(range(len(places)), SAMPLED_CALLS))
 
-    def kill(number: int) -> tuple[int, Converted]:
-        made = fresh(str(number))
-        done = strace.run_injected(arguments(made), places[number], "signal=KILL")
-        return done.returncode, made
+    def kill(drivers: strace.Drivers, place: strace.Place) -> tuple[int, str]:
+        made = fresh("-".join(map(str, place)))
+        code = drivers.run_injected(arguments(made), place, "signal=KILL")
+        where = require_restored_or_not(made)
+        shutil.rmtree(made.path.parent)
+        return code, where
 
     outcomes = {"old": 0, "new": 0}
     missed = 0
-    with ThreadPoolExecutor(2) as pool:
-        for code, made in pool.map(kill, chosen):
-            assert code in (-9, 137, 0), code
-            missed += code == 0
-            outcomes[require_restored_or_not(made)] += 1
-            shutil.rmtree(made.path.parent)
+    for code, where in strace.killed_everywhere((places[one] for one in chosen), loading, kill):
+        assert code in (-9, 137, 0), code
+        missed += code == 0
+        outcomes[where] += 1
     assert missed <= 2
     assert min(outcomes.values()) > 3, outcomes
     record_property("kills", SAMPLED_CALLS - missed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import uuid
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,24 +132,29 @@ def test_killed_at_a_failpoint(pristine: Path, name: str) -> None:
 def test_killed_at_system_calls(pristine: Path) -> None:
     """Killed at one system call in seven, from the first to the last, recovery brings back the old or the new file."""
     before = others(pristine)
-    places = strace.places(arguments(fresh(pristine, "baseline")), pristine.parent / "log")
-    chosen = list(range(0, len(places), EVERY))
+
+    def loading() -> list[str]:
+        return arguments(fresh(pristine, uuid.uuid4().hex))
+
+    drivers = strace.Drivers(loading())
+    chosen = drivers.places(loading(), pristine.parent / "log")[::EVERY]
+    drivers.end()
     assert len(chosen) > 100
 
-    def kill(number: int) -> tuple[int, Path]:
-        path = fresh(pristine, str(number))
-        done = strace.run_injected(arguments(path), places[number], "signal=KILL")
-        return done.returncode, path
+    def kill(drivers: strace.Drivers, place: strace.Place) -> tuple[int, str]:
+        path = fresh(pristine, "-".join(map(str, place)))
+        code = drivers.run_injected(arguments(path), place, "signal=KILL")
+        where = require_intact(path, before)
+        shutil.rmtree(path.parent)
+        return code, where
 
     outcomes: Counter[str] = Counter()
     missed = 0
-    with ThreadPoolExecutor(2) as pool:
-        for code, path in pool.map(kill, chosen):
-            # How often SQLite polls a lock varies a little: the last calls may not come.
-            missed += code == 0
-            assert code in (-9, 137, 0), code
-            outcomes[require_intact(path, before)] += 1
-            shutil.rmtree(path.parent)
+    for code, where in strace.killed_everywhere(chosen, loading, kill):
+        # How often SQLite polls a lock varies a little: the last calls may not come.
+        missed += code == 0
+        assert code in (-9, 137, 0), code
+        outcomes[where] += 1
     assert missed <= len(chosen) // 50
     assert outcomes["old"] > 50
     assert outcomes["new"] > 5

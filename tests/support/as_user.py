@@ -25,4 +25,4 @@ if __name__ == "__main__":
     os.setresuid(uid, uid, uid)
     # Changing ids makes /proc/self root's; for a process that was started as that user it is not.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-    sys.exit(driver.main())
+    sys.exit(driver.main(sys.argv[1:]))
