@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from controlplane import ApiError, ControlPlane
+from controlplane.crds import delete_crds
 from format_operator import render
 from format_operator.api.models import StorageFormat
 from format_operator.api.names import API_VERSION
@@ -63,7 +64,7 @@ def released(plane: ControlPlane, helm: Helm, kubeconfig: Path) -> Iterator[Call
             *("uninstall", name, "--namespace", namespace, "--ignore-not-found"),
             f"--kubeconfig={kubeconfig}",
         )
-    plane.kubectl("delete", "crd", "-l", "app.kubernetes.io/instance", "--ignore-not-found")
+    delete_crds(plane.admin)
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)

@@ -17,6 +17,7 @@ import yaml
 
 from cluster import Cluster, images
 from controlplane.client import Object
+from controlplane.crds import delete_crds
 from format_operator.api.names import API_VERSION, GROUP
 from tests.cluster.operator import CHART, DEPLOYMENT, SYSTEM
 from tests.cluster.shop import Shop, Writer, eventually, in_parallel, is_ready, writing
@@ -61,7 +62,7 @@ def bare(elsewhere: Cluster) -> Cluster:
     """That cluster without anything of ours."""
     for release in yaml.safe_load(elsewhere.helm("list", "-A", "-o", "yaml").stdout):
         elsewhere.helm("uninstall", release["name"], "-n", release["namespace"], "--wait")
-    elsewhere.kubectl("delete", "crd", *CRDS, "--ignore-not-found")
+    delete_crds(elsewhere.client)
     if not elsewhere.client.exists(f"/api/v1/namespaces/{SYSTEM}"):
         elsewhere.create_namespace(SYSTEM)
     return elsewhere
