@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 from format_store.codecs.base import MAX_VALUE_BYTES, Stored
 from format_store.codecs.canonical import CONTAINERS, canonical, offender, same, survey
@@ -58,17 +59,21 @@ def convert_chunk(
     rows: Sequence[Row], source: ValueFormat, target: ValueFormat, options: Options = DEFAULTS
 ) -> tuple[list[Row], bytes]:
     """As ``recode_chunk``, and the digest of what the rows' old values mean; see ``digest_chunk``."""
-    convert = _converter(source, target, options)
-    result: list[Row] = []
-    values: list[object] = []
-    for rowid, stored in rows:
-        try:
-            value, encoded = convert(stored)
-        except (CodecError, MemoryError, RecursionError) as error:
-            raise bad_value(rowid, error, options) from error
-        values.append(value)
-        result.append((rowid, encoded))
-    return result, _digest([rowid for rowid, _ in rows], values)
+    rowids = [rowid for rowid, _ in rows]
+    try:
+        values, encoded = _all_at_once(source, target, options)([stored for _, stored in rows])
+    except (CodecError, MemoryError, RecursionError):
+        # Which row it is that cannot be converted, and whether it is one row, comes out one by one.
+        convert = _converter(source, target, options)
+        values, encoded = [], []
+        for rowid, stored in rows:
+            try:
+                value, new = convert(stored)
+            except (CodecError, MemoryError, RecursionError) as error:
+                raise bad_value(rowid, error, options) from error
+            values.append(value)
+            encoded.append(new)
+    return list(zip(rowids, encoded, strict=True)), _digest(rowids, values)
 
 
 def digest_chunk(
@@ -229,28 +234,103 @@ def _recompressor(source: ValueFormat, target: ValueFormat) -> _Converter:
 
 
 def _recoder(source: ValueFormat, target: ValueFormat, options: Options) -> _Converter:
-    types, key_types = target.codec.exact_types, target.codec.exact_key_types
-    is_plain_tree = _plain_tree_test(types, key_types)
-    encode, doubtful = target.codec.encode, target.codec.doubtful
     unwrap, decode = source.unwrap if source.compressed else None, source.codec.decode
-    compress = target.wrap if target.compressed else None
-    expand = options.shared_references == "expand"
+    carry = _carrier(target, options)
 
     def convert(stored: Stored) -> tuple[object, Stored]:
         inner = stored if unwrap is None else unwrap(stored)
         value = decode(inner)
+        return value, carry(value, len(inner))
+
+    return convert
+
+
+def _carrier(target: ValueFormat, options: Options) -> Callable[[object, int], Stored]:
+    """From a value, and how many bytes it was decoded from, to its new form."""
+    types, key_types = target.codec.exact_types, target.codec.exact_key_types
+    is_plain_tree = _plain_tree_test(types, key_types)
+    encode, doubtful = target.codec.encode, target.codec.doubtful
+    compress = target.wrap if target.compressed else None
+    expand = options.shared_references == "expand"
+
+    def carry(value: object, stored_bytes: int) -> Stored:
         exact = is_plain_tree(value)
         if not exact:
-            exact = survey(value, types, key_types, stored_bytes=len(inner), expand=expand)
+            exact = survey(value, types, key_types, stored_bytes=stored_bytes, expand=expand)
         try:
             encoded = encode(value)
         except Unencodable as error:
             raise _explained(error, value, target) from error
         if (not exact or doubtful(encoded)) and not same(value, target.codec.decode(encoded)):
             raise _changed(value, target)
-        return value, encoded if compress is None else compress(encoded)
+        return encoded if compress is None else compress(encoded)
+
+    return carry
+
+
+def _all_at_once(
+    source: ValueFormat, target: ValueFormat, options: Options
+) -> Callable[[list[Stored]], tuple[list[object], list[Stored]]]:
+    """A converter of many values, step by step for all of them: it costs half of one value after the other.
+
+    It raises what any of them would raise; which one it was it does not tell.
+    """
+    if source.codec.name == target.codec.name:
+        recompress = _recompressor(source, target)
+
+        def recompress_all(stored: list[Stored]) -> tuple[list[object], list[Stored]]:
+            both = [recompress(one) for one in stored]
+            return [inner for inner, _ in both], [new for _, new in both]
+
+        return recompress_all
+
+    unwrap, decode = source.unwrap if source.compressed else None, source.codec.decode
+    carry = _carrier(target, options)
+    are_plain_trees = _plain_forest_test(target.codec.exact_types, target.codec.exact_key_types)
+    encode, doubtful = target.codec.encode, target.codec.doubtful
+    compress = target.wrap if target.compressed else None
+
+    def convert(stored: list[Stored]) -> tuple[list[object], list[Stored]]:
+        inner = stored if unwrap is None else [unwrap(one) for one in stored]
+        values = [decode(one) for one in inner]
+        if are_plain_trees(values):
+            encoded = [encode(value) for value in values]
+            if not any(map(doubtful, encoded)):
+                return values, encoded if compress is None else [compress(one) for one in encoded]
+        return values, [carry(value, len(one)) for value, one in zip(values, inner, strict=True)]
 
     return convert
+
+
+def _plain_forest_test(
+    types: frozenset[type], key_types: frozenset[type]
+) -> Callable[[list[object]], bool]:
+    """As ``_plain_tree_test``, of any depth, for many values together: level by level, in C.
+
+    False says nothing; True is what it would be for each of them.
+    """
+    nests = frozenset({list, dict}) & types
+    all_leaves = (types - CONTAINERS).issuperset
+    all_known = (types - CONTAINERS | nests).issuperset
+    all_keys = key_types.issuperset
+
+    def test(values: list[object]) -> bool:
+        seen: set[int] = set()
+        level = values
+        while not all_leaves(kinds := {*map(type, level)}):
+            if not all_known(kinds):
+                return False
+            dicts = _those_of(dict, kinds, level)
+            lists = _those_of(list, kinds, level)
+            # Before they are followed: a few lists that hold each other are many, or endless, as a tree.
+            count = len(seen) + len(dicts) + len(lists)
+            seen.update(map(id, dicts), map(id, lists))
+            if len(seen) != count or not all_keys(map(type, chain.from_iterable(dicts))):
+                return False
+            level = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
+        return True
+
+    return test
 
 
 def _plain_tree_test(
@@ -290,6 +370,13 @@ def _plain_tree_test(
         return len(nested) == 1 or len({*map(id, nested)}) == len(nested)
 
     return test
+
+
+def _those_of(kind: type, kinds: set[type], level: list[object]) -> list[Any]:
+    """The parts of exactly that type, where ``kinds`` are the types of all."""
+    if kind not in kinds:
+        return []
+    return level if len(kinds) == 1 else [part for part in level if type(part) is kind]
 
 
 def _explained(error: Unencodable, value: object, target: ValueFormat) -> Unencodable:

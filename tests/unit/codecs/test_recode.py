@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -20,6 +21,7 @@ from format_store.codecs.recode import (
     DEFAULTS,
     Options,
     _digest,
+    _plain_forest_test,
     _plain_tree_test,
     compare_chunk,
     convert_chunk,
@@ -348,3 +350,47 @@ def test_the_quick_look_sees_what_is_shared(shared: Any) -> None:
     assert not look([shared, shared])
     assert not look({"a": shared, "b": shared})
     assert look([shared, type(shared)(shared)])
+
+
+@given(st.lists(anything, max_size=4), st.data())
+def test_the_quick_look_at_many_is_that_at_each(values: list[Any], data: st.DataObject) -> None:
+    """Where it takes all values together for plain trees, ``survey`` takes each of them for one."""
+    types, key_types = MSGPACK.codec.exact_types, MSGPACK.codec.exact_key_types
+    look = _plain_forest_test(types, key_types)
+    shared = data.draw(st.sampled_from([values, [*values, [values]], [{"a": values}, *values]]))
+    if look(shared):
+        assert all(survey(one, types, key_types, stored_bytes=1000) for one in shared)
+    each = _plain_tree_test(types, key_types)
+    # Drawn values may be one object: copies are not.
+    assert look([pickle.loads(pickle.dumps(value)) for value in values if each(value)])
+
+
+def test_the_quick_look_at_many_ends_soon() -> None:
+    """A list that holds itself, and lists that hold each other often, are seen before they are followed."""
+    look = _plain_forest_test(MSGPACK.codec.exact_types, MSGPACK.codec.exact_key_types)
+    endless: list[Any] = []
+    endless.append(endless)
+    laughs: list[Any] = [1]
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    assert not look([endless])
+    assert not look([1, laughs])
+    assert not look([{"a": [{(): 1}]}])
+    assert look([{"a": [{"b": [[2.0, {}]]}]}, 1, []])
+
+
+@pytest.mark.parametrize("target", [MSGPACK, JSON, ValueFormat.named("msgpack", "zstd")], ids=repr)
+@given(values=st.lists(anything, max_size=4))
+def test_many_at_once_are_what_each_is(target: ValueFormat, values: list[Any]) -> None:
+    """``convert_chunk`` goes step by step for all rows; it makes, and refuses, what ``recode_chunk`` does."""
+    rows = [(number, pickle.dumps(value)) for number, value in enumerate(values)]
+
+    def outcome(convert: Callable[[], Any]) -> Any:
+        try:
+            return convert()
+        except BadValue as error:
+            return error.rowid, error.type_name, error.why
+
+    assert outcome(lambda: convert_chunk(rows, PICKLE, target)[0]) == outcome(
+        lambda: recode_chunk(rows, PICKLE, target)
+    )
