@@ -5,6 +5,7 @@
     lock                                      never moves, never deleted
     work/<id>/staging.db                      the converted database before the swap
     work/<id>/preimage.db                     the old file's second name
+    work/<id>/restored.db                     the pre-image once more, on its way to a lost database's place
     work/<id>/manifest.json                   what the conversion consists of
     backups/<id>/                             a work directory whose pre-image is retained
     rehearsal/                                a throw-away copy that a rehearsal converts; removed by every run
@@ -45,6 +46,11 @@ class WorkDirectory:
     @property
     def preimage(self) -> Path:
         return self.path / "preimage.db"
+
+    @property
+    def restored(self) -> Path:
+        """The pre-image under another name, on its way to the place of a lost database."""
+        return self.path / "restored.db"
 
     @property
     def manifest(self) -> Path:

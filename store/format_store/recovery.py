@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from format_store import backups, clock, durable, errors, history, lease
 from format_store.engines import registry
@@ -248,12 +249,13 @@ def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
                 backups.quarantine(run.layout, work, sibling, sibling.name)
         durable.fsync_descriptor(held.descriptor)
         if durable.exists(run.primary):
-            detail = _replace_unreadable(run, work)
+            detail = _replace_unreadable(run, work, held)
         else:
             detail = "the database was missing; the pre-image is in place again"
-            _put_in_empty_place(run, work, manifest, held)
+            _put_in_empty_place(run, work, held)
         durable.fsync_directory(run.layout.parent)
-        durable.fsync_directory(work.path)
+    # Now that the database has it durably, the pre-image's own name may go.
+    _delete_preimage_of_unswapped(run, work, manifest)
     recovery = _record(run, work, RecoveryOutcome.RESTORED, detail)
     if __debug__:
         run.failpoints.hit("restore.before-clear")
@@ -261,7 +263,19 @@ def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
     return recovery
 
 
-def _replace_unreadable(run: Run, work: WorkDirectory) -> str:
+def _another_name(work: WorkDirectory, held: lease.WriteLease) -> Path:
+    """A second name for the pre-image, to be moved to the database's place; a copy where there are no links.
+
+    Moved itself, it could be lost: a rename between two directories may reach the disk in one of them only,
+    and here there is no other good copy.
+    """
+    durable.unlink(work.restored)  # of a run that was killed right here
+    if not durable.link(work.preimage, work.restored):
+        durable.copy_descriptor(held.descriptor, work.restored)
+    return work.restored
+
+
+def _replace_unreadable(run: Run, work: WorkDirectory, held: lease.WriteLease) -> str:
     """The file at the path holds nothing that is a database: keep it in quarantine, under a lease on it.
 
     Raises InUse where an application has it open: what it is about to write belongs to no quarantine.
@@ -279,7 +293,7 @@ def _replace_unreadable(run: Run, work: WorkDirectory) -> str:
         durable.fsync_directory(kept)
         if __debug__:
             run.failpoints.hit("restore.before-rename")
-        durable.rename(work.preimage, run.primary)
+        durable.rename(_another_name(work, held), run.primary)
         if not unreadable.held():
             raise errors.StrayWrites(
                 "somebody opened the unreadable file while it was replaced",
@@ -290,9 +304,7 @@ def _replace_unreadable(run: Run, work: WorkDirectory) -> str:
     return f"the database was unreadable; the pre-image is in place again, the bad file in {bad}"
 
 
-def _put_in_empty_place(
-    run: Run, work: WorkDirectory, manifest: Manifest, held: lease.WriteLease
-) -> None:
+def _put_in_empty_place(run: Run, work: WorkDirectory, held: lease.WriteLease) -> None:
     """link(2) instead of rename: it fails where somebody has just created the file. Raises InUse."""
     if __debug__:
         run.failpoints.hit("restore.before-rename")
@@ -306,12 +318,7 @@ def _put_in_empty_place(
             hint="Nothing was replaced. Stop the process that opens it, and try again.",
         ) from error
     if not linked:
-        durable.rename(work.preimage, run.primary)
-        return
-    durable.fsync_directory(run.layout.parent)
-    proof = backups.prove_same_file(run.layout, work)
-    if proof is not None:
-        backups.delete_preimage(work, _as_it_is(manifest, held), held, proof)
+        durable.rename(_another_name(work, held), run.primary)
 
 
 def _as_it_is(manifest: Manifest, held: lease.WriteLease) -> Manifest:

@@ -341,3 +341,39 @@ def test_paths_that_a_uri_would_misread(tmp_path: Path) -> None:
     convert(f"/{path}", TARGET)
     with open_store(path) as store:
         assert list(store.items()) == RECORDS
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("found", [None, b"no database " * 700], ids=["missing", "unreadable"])
+def test_a_pre_image_has_its_name_until_the_database_has_it(
+    database: Path, monkeypatch: pytest.MonkeyPatch, found: bytes | None, *, links: bool
+) -> None:
+    """Put in a lost database's place it keeps its own name until the disk has confirmed the other.
+
+    Found by building crash states: it was moved there, and a rename between two directories may reach the
+    disk in one of them only. Then neither name was there, and nothing of the only good copy.
+    """
+    kill_at(database, "swap.before-rename")
+    database.unlink()
+    if found is not None:
+        database.write_bytes(found)
+    if not links:
+        monkeypatch.setattr(durable, "link", lambda *_: False)
+    (preimage,) = database.parent.glob(".*/work/*/preimage.db")
+    sync = durable.fsync_directory
+    steps = []
+
+    def fsync_directory(directory: Path) -> None:
+        # Looked at by its size alone: opening it would break a lease.
+        in_place = database.exists() and database.stat().st_size != len(found or b"")
+        steps.append((directory == database.parent, in_place, preimage.exists()))
+        sync(directory)
+
+    monkeypatch.setattr(durable, "fsync_directory", fsync_directory)
+    (recovery,) = recover(database).recoveries
+    assert recovery.outcome is RecoveryOutcome.RESTORED
+    confirmed = steps.index((True, True, True))
+    assert all(kept for _, _, kept in steps[:confirmed])
+    assert not preimage.exists()
+    assert records_on_disk(database) == RECORDS
+    assert os.stat(database).st_nlink == 1
