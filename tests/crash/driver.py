@@ -1,7 +1,7 @@
 """One conversion, recovery or way back in a process of its own, for tests that kill it.
 
-    driver.py convert|recover|undo|restore|rehearse|delete PATH [--to JSON] [--unmarked JSON]
-              [--retain SECONDS] [--backup ID]
+    driver.py convert|recover|undo|restore|rehearse|delete|prune PATH [--to JSON] [--unmarked JSON]
+              [--retain SECONDS] [--backup ID] [--without-hard-links]
               [--failpoint NAME ACTION] [--trace FILE]
     driver.py --serve
 
@@ -33,7 +33,10 @@ from format_store import (
     Retention,
     convert,
     delete_backup,
+    durable,
+    inspect,
     plan,
+    prune_backups,
     recover,
     restore_backup,
     undo,
@@ -68,6 +71,17 @@ def rehearse(arguments: argparse.Namespace, target: Format, failpoints: Failpoin
     return planned
 
 
+def prune(arguments: argparse.Namespace) -> Any:
+    prune_backups(arguments.path)
+    return inspect(arguments.path)
+
+
+def without_hard_links() -> None:
+    """As on a filesystem that has none."""
+    for name in ("link", "has_hard_links"):
+        setattr(durable, name, lambda *_: False)
+
+
 OTHERS: dict[str, Callable[[argparse.Namespace, Format, Failpoints], Any]] = {
     "recover": lambda given, _, failpoints: recover(given.path, failpoints=failpoints),
     "undo": lambda given, _, failpoints: undo(given.path, failpoints=failpoints),
@@ -78,6 +92,7 @@ OTHERS: dict[str, Callable[[argparse.Namespace, Format, Failpoints], Any]] = {
         given.path, given.backup, failpoints=failpoints
     ),
     "rehearse": rehearse,
+    "prune": lambda given, *_: prune(given),
 }
 
 
@@ -93,7 +108,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--backup", default="")
     parser.add_argument("--failpoint", nargs=2, action="append", default=[])
     parser.add_argument("--trace", type=Path)
+    parser.add_argument("--without-hard-links", action="store_true")
     arguments = parser.parse_args(words)
+    if arguments.without_hard_links:
+        without_hard_links()
 
     reached: list[str] = []
     failpoints = Failpoints(
