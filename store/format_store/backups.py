@@ -191,12 +191,10 @@ def quarantine(layout: Layout, work: WorkDirectory, file: Path, name: str) -> Pa
     durable.make_directory(directory)
     target = directory / name
     number = 1
-    while durable.exists(target):
+    while durable.exists(target) and not os.path.samestat(os.lstat(target), os.lstat(file)):
         number += 1
         target = directory / f"{name}.{number}"
-    durable.rename(file, target)
-    durable.fsync_directory(directory)
-    durable.fsync_directory(file.parent)
+    durable.move(file, target)
     return target
 
 

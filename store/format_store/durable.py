@@ -257,6 +257,21 @@ def rename(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
+def move(source: Path, target: Path) -> None:
+    """Move a file to another directory, durably; whenever the power goes it has one of the names, or both.
+
+    A rename between two directories may reach the disk in one of them only. ``target`` may be the file's
+    second name already, of a run that was killed in here. Where there are no hard links it is a rename.
+    """
+    linked = exists(target) or link(source, target)
+    if not linked:
+        os.rename(source, target)
+    fsync_directory(target.parent)
+    if linked:
+        os.unlink(source)
+    fsync_directory(source.parent)
+
+
 def unlink(path: Path) -> None:
     """Remove one name; it may be gone already. Pre-images go through ``backups.delete_preimage`` only."""
     try:

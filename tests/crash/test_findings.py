@@ -377,3 +377,39 @@ def test_a_pre_image_has_its_name_until_the_database_has_it(
     assert not preimage.exists()
     assert records_on_disk(database) == RECORDS
     assert os.stat(database).st_nlink == 1
+
+
+def test_what_goes_to_quarantine_always_has_a_name(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old name goes once the disk has confirmed the new one; killed between the two, it is moved once.
+
+    A rename between two directories may reach the disk in one of them only, and what a late opener wrote
+    into the old file is nowhere else.
+    """
+    kill_at(database, "swap.after-fsync")
+    (preimage,) = database.parent.glob(".*/work/*/preimage.db")
+    execute(preimage, "UPDATE unnamed SET value = x'00'")
+    written = preimage.read_bytes()
+    quarantine = database.parent / ".orders.db.storageformat" / "quarantine" / preimage.parent.name
+    sync = durable.fsync_directory
+
+    class PowerCut(BaseException):
+        pass
+
+    def fsync_directory(directory: Path) -> None:
+        if directory == quarantine:
+            assert preimage.exists()
+            raise PowerCut
+        sync(directory)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "fsync_directory", fsync_directory)
+        with pytest.raises(PowerCut):
+            recover(database)
+    with pytest.raises(errors.StrayWrites):
+        recover(database)
+    assert [file.name for file in quarantine.iterdir()] == ["preimage.db"]
+    assert (quarantine / "preimage.db").read_bytes() == written
+    assert not preimage.exists()
+    assert records_on_disk(database) == RECORDS
