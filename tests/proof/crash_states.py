@@ -346,7 +346,7 @@ def long(report: Report, scenarios: Iterable[Scenario] = ALL) -> None:
                 report.add(
                     PROOF, f"{scenario.name}, {model}", tally.tried + again.tried,
                     len(tally.lost) + len(again.lost), time.monotonic() - started,
-                    f"{outcomes}; {again.tried} of them in the recovery",
+                    f"{outcomes}; and {again.tried} in the recovery",
                 )  # fmt: skip
 
 
