@@ -116,12 +116,13 @@ def _step_back(run: Run, work: WorkDirectory, new: lease.WriteLease) -> None:
                 path=run.primary,
                 hint=f"The new database is in place; {work.preimage} is the old one. Stop the application.",
             )
+        # Each file has a durable name at any time: the new one here, the old one by the fsync of the parent.
+        durable.fsync_directory(work.path)
         if __debug__:
             run.failpoints.hit("step-back.before-rename")
         durable.rename(work.preimage, run.primary)
         if __debug__:
             run.failpoints.hit("step-back.after-rename")
-        durable.fsync_directory(work.path)
         durable.fsync_directory(layout.parent)
         if not new.held():
             kept = backups.quarantine(layout, work, work.staging, "staging.db")
