@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from format_store import Outcome, convert, errors, sqlitefile, verify
+from format_store import Format, Outcome, convert, errors, sqlitefile, verify
 from format_store.engines.sqlitedict import build
 from tests.proof.test_checks import at, work_of
 from tests.proof.test_order import DICT, RECORDS
@@ -65,14 +65,18 @@ def test_counts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert convert(path, DICT).outcome is Outcome.CONVERTED
 
 
-def test_a_converted_table_is_missing(path: Path) -> None:
-    """In a file of the sqlite engine as well: sqlitedict's table has to be there."""
+@pytest.mark.parametrize(
+    "target",
+    [DICT, sqlite_format(sqlitedict={"keyEncoding": "hierarchical"})],
+    ids=["sqlitedict", "sqlite"],
+)
+def test_a_converted_table_is_missing(path: Path, target: Format) -> None:
+    """A table that was to be converted has to be there, and its absence is the copy's fault."""
     write_plain(path, [], table="second")
 
     def drop() -> None:
         execute(work_of(path).staging, "DROP TABLE second")
 
-    target = sqlite_format(sqlitedict={"keyEncoding": "hierarchical"})
     with pytest.raises(errors.VerificationFailed):
         convert(path, target, failpoints=at("build.after-staging", drop))
 
