@@ -29,7 +29,7 @@ CALLS = (
     "fadvise64", "fallocate", "fchmod", "fchown", "fcntl", "fdatasync", "fgetxattr",
     "flistxattr", "flock", "fsetxattr", "fstat", "fstatfs", "fsync", "ftruncate", "getdents64",
     "getxattr", "link", "linkat", "listxattr", "lseek", "lstat", "mkdir", "mkdirat",
-    "newfstatat", "open", "openat", "pipe2", "poll", "pread64", "preadv", "pwrite64", "pwritev",
+    "newfstatat", "open", "openat", "pipe2", "poll", "pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2",
     "read", "readlink", "rename", "renameat", "renameat2", "rmdir", "select", "setxattr",
     "socket", "stat", "statfs", "statx", "sync_file_range", "symlink", "truncate", "unlink",
     "unlinkat", "utimensat", "vfork", "wait4", "write", "writev",

@@ -1,0 +1,135 @@
+"""A warm interpreter that forks one operation of the store at a time, for strace to be attached to.
+
+    zygote.py GATE     with GATE the number of a pipe's descriptor
+
+Everything that the store loads has been loaded before the fork, and strace counts from where it is attached: so the
+K-th call of a name is the store's K-th, never the interpreter's. Requests are lines of JSON on standard input
+(``{"words": [driver's arguments], "who": null | 0 | 1 …, "hardLinks": bool, "fileSize": null | bytes}``); answers
+are lines of JSON on standard output:
+
+    {"attach": ID}                process or thread ``who`` waits until strace traces it and the gate has a byte
+    {"code": …, "said": …}        the operation has ended (not after a kill)
+    {"status": …}                 the child is gone (as ``os.waitstatus_to_exitcode`` tells it)
+
+``who``: 0 is the main thread, n the n-th thread that the operation starts beside it, null is nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from format_store import beside, convert, durable, restore_backup, undo
+from tests.crash import driver
+from tests.support import preloaded
+from tests.support.restorations import converted
+from tests.support.sqlite_files import sqlite_format, write_sql
+
+BEGIN = "/storageformat-proof-begins-here"
+END = "/storageformat-proof-ends-here"
+
+
+def say(**answer: Any) -> None:
+    os.write(1, (json.dumps(answer) + "\n").encode())
+
+
+def wait_at(gate: int) -> None:
+    """Until somebody has written a byte. By poll first: where strace is attached, a call may show twice."""
+    say(attach=threading.get_native_id())
+    waiting = select.poll()
+    waiting.register(gate, select.POLLIN)
+    while not waiting.poll():
+        pass
+    os.read(gate, 1)
+
+
+def announce_thread(number: int, gate: int) -> None:
+    """Let the ``number``-th thread that is started beside the first wait at the gate."""
+    started = 0
+    init, run = beside.Task.__init__, beside.Task.run
+    chosen: list[Any] = []
+
+    def counted(self: Any, *arguments: Any) -> None:
+        nonlocal started
+        started += 1
+        init(self, *arguments)
+        if started == number:
+            chosen.append(self)
+
+    def announced(self: Any) -> None:
+        if self in chosen:
+            wait_at(gate)
+            os.access(BEGIN, os.F_OK)
+        run(self)
+        if self in chosen:
+            os.access(END, os.F_OK)
+
+    beside.Task.__init__ = counted  # type: ignore[method-assign, assignment]
+    beside.Task.run = announced  # type: ignore[method-assign]
+
+
+def operate(request: dict[str, Any], gate: int) -> NoReturn:
+    """The child: run the driver, tell what it said, and end without an interpreter's clearing up."""
+    who = request.get("who")
+    if not request.get("hardLinks", True):
+        durable.link = lambda *_: False
+    said = io.StringIO()
+    if request.get("fileSize") is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["fileSize"], resource.RLIM_INFINITY))
+    sys.argv = ["driver", *request["words"]]
+    try:
+        with contextlib.redirect_stdout(said):
+            if who:
+                announce_thread(who, gate)
+            if who == 0:
+                wait_at(gate)
+                os.access(BEGIN, os.F_OK)
+            code: Any = driver.main()
+            if who == 0:
+                os.access(END, os.F_OK)
+        answer = json.loads(said.getvalue())
+    except BaseException:
+        code, answer = "crashed", {"message": traceback.format_exc()}
+    say(code=code, said=answer)
+    os._exit(0)
+
+
+def warm_up() -> None:
+    """One conversion of each engine, its way back and a restoration: whatever is loaded late is loaded now."""
+    preloaded.everything()
+    directory = Path(tempfile.mkdtemp())
+    try:
+        made = converted(directory / "warm.db")
+        undo(made.path)
+        restore_backup(made.path, made.backup)
+        convert(write_sql(directory / "sql.db"), sqlite_format(pageSize=1024))
+    finally:
+        shutil.rmtree(directory)
+
+
+def serve(gate: int, reap: Callable[[int, int], tuple[int, int]] = os.waitpid) -> None:
+    warm_up()
+    say(ready=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            operate(json.loads(line), gate)
+        say(status=os.waitstatus_to_exitcode(reap(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    serve(int(sys.argv[1]))
