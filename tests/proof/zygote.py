@@ -102,7 +102,7 @@ def operate(request: dict[str, Any], gate: int) -> NoReturn:
                 os.access(END, os.F_OK)
         answer = json.loads(said.getvalue())
     except BaseException:
-        code, answer = "crashed", {"message": traceback.format_exc()}
+        code, answer = "crashed", {"message": traceback.format_exc(limit=-6)}
     say(code=code, said=answer)
     os._exit(0)
 
