@@ -18,6 +18,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -54,6 +55,16 @@ def fsync_directory(path: Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
+        os.close(descriptor)
+
+
+def let_go(descriptor: int) -> None:
+    """Close a descriptor through which nothing was written: a lock's, a lease's, a reader's.
+
+    The kernel has let go of it whatever it answers (close(2), "Dealing with error returns"), and no byte depends
+    on it: what has been done is done, and is not to be told as failed.
+    """
+    with suppress(OSError):
         os.close(descriptor)
 
 

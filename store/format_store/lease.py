@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from format_store import errors
+from format_store import durable, errors
 from format_store.patience import patiently
 
 #: Its default action is "ignore", and nobody uses it for anything but out-of-band data on sockets.
@@ -51,7 +51,7 @@ class WriteLease:
     def release(self) -> None:
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
-            os.close(descriptor)
+            durable.let_go(descriptor)
 
     def __enter__(self) -> Self:
         return self

@@ -42,7 +42,7 @@ def exclusive(layout: Layout) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        durable.let_go(descriptor)
 
 
 def _open(layout: Layout) -> int:
