@@ -26,17 +26,15 @@ def commit(run: Run, work: WorkDirectory, manifest: Manifest) -> Backup | None:
         run.observer.backup_created(backup)
         try:
             kept = recovery.complete(run, work, manifest, proof, old)
-        except OSError as error:
+            retained = manifests.load(kept) if kept else None
+        except (OSError, errors.StorageError) as error:
             raise errors.CleanUpPending(
                 f"the new database is in place, but not everything could be cleared up ({error})",
                 operation="clean up",
                 path=run.primary,
                 hint="The next run clears up the rest.",
             ) from error
-    if kept is None:
-        return None
-    retained = manifests.load(kept)
-    return retained.backup(kept) if retained else None
+    return retained.backup(kept) if kept and retained else None
 
 
 def give_up(

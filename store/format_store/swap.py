@@ -28,8 +28,8 @@ def swap(
     primary untouched.
     """
     layout = run.layout
-    _require_unchanged(run, work, manifest, old, new)
     with os_errors(_OPERATION, run.primary):
+        _require_unchanged(run, work, manifest, old, new)
         # sqlitedict writes with synchronous=OFF: what becomes the pre-image may be in memory only.
         durable.fsync_descriptor(old.descriptor)
         # The journal that settling removed must be gone durably, or it could be replayed over the new file.
@@ -41,19 +41,26 @@ def swap(
         if __debug__:
             run.failpoints.hit("swap.after-preimage")
         durable.fsync_directory(work.path)
-    if not old.held():
-        raise _in_use(run, "somebody opened the database just before the swap; nothing was changed")
-    if __debug__:
-        run.failpoints.hit("swap.before-rename")
-    with os_errors(_OPERATION, run.primary):
+        if not old.held():
+            raise _in_use(
+                run, "somebody opened the database just before the swap; nothing was changed"
+            )
+        if __debug__:
+            run.failpoints.hit("swap.before-rename")
         durable.rename(work.staging, run.primary)
-    if __debug__:
-        run.failpoints.hit("swap.after-rename")
-    if not old.held():
-        _step_back(run, work, new)
+    # From here on no error may say that the database is as it was.
     try:
+        if __debug__:
+            run.failpoints.hit("swap.after-rename")
+        if not old.held():
+            _step_back(run, work, new)
         durable.fsync_directory(layout.parent)
         durable.fsync_directory(work.path)
+        if __debug__:
+            run.failpoints.hit("swap.after-fsync")
+        if not old.held():
+            _step_back(run, work, new)
+        proof = backups.prove_swapped(layout, work, new, manifest.staging)
     except OSError as error:
         raise errors.OutcomeUnknown(
             f"the new database is in place, but the disk did not confirm the swap ({error.strerror})",
@@ -62,11 +69,6 @@ def swap(
             hint="Both copies are kept. Check the device behind the volume; the next run then finds out "
             "which of the two the disk holds, and finishes.",
         ) from error
-    if __debug__:
-        run.failpoints.hit("swap.after-fsync")
-    if not old.held():
-        _step_back(run, work, new)
-    proof = backups.prove_swapped(layout, work, new, manifest.staging)
     if proof is None:
         raise errors.OutcomeUnknown(
             "what is in place after the swap is not what was verified",

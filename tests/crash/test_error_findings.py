@@ -17,10 +17,9 @@ from format_store import (
     durable,
     errors,
     history,
-    recover,
 )
 from tests.crash.aftermath import HIERARCHICAL, require_intact
-from tests.support.databases import format_on_disk, leftovers, records_on_disk, sample, write_plain
+from tests.support.databases import format_on_disk, sample, write_plain
 
 RECORDS = sample(12)
 TARGET = Format.from_spec(HIERARCHICAL)
@@ -45,7 +44,7 @@ def failing(
     done: list[None] = []
 
     def fail(*arguments: Any, **options: Any) -> Any:
-        if not done and when(*arguments):
+        if not done and when(*arguments, **options):
             done.append(None)
             raise OSError(number, os.strerror(number))
         return real(*arguments, **options)
@@ -79,3 +78,81 @@ def test_a_lock_or_lease_that_does_not_close(
         lease.take(database, operation="test").release()
     monkeypatch.undo()
     assert require_intact(database, RECORDS, HIERARCHICAL) == ("new" if name == "lock" else "old")
+
+
+@pytest.mark.parametrize("descriptor", ["before", "after"])
+def test_a_lease_that_cannot_be_asked(
+    database: Path, monkeypatch: pytest.MonkeyPatch, descriptor: str
+) -> None:
+    """F_GETLEASE fails: before the rename the database is as it was, after it both copies are kept."""
+    from format_store import lease
+
+    fails_after = {"before": 0, "after": 1}[descriptor]
+    asked: list[None] = []
+
+    def asks(_: int, command: int, *__: Any) -> bool:
+        if command != lease.fcntl.F_GETLEASE:
+            return False
+        asked.append(None)
+        return len(asked) > fails_after
+
+    failing(monkeypatch, lease.fcntl, "fcntl", asks)
+    expected = errors.StorageError if descriptor == "before" else errors.OutcomeUnknown
+    with pytest.raises(expected):
+        convert(database, TARGET)
+    monkeypatch.undo()
+    # In this process the new file is in place: what the disk holds is for the next run to find out.
+    assert require_intact(database, RECORDS, HIERARCHICAL) == (
+        "old" if descriptor == "before" else "new"
+    )
+
+
+def test_siblings_that_cannot_be_looked_for(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EACCES on the last look before the swap is an error of the store's, and the database is as it was."""
+    from format_store import swap
+
+    before = database.read_bytes()
+    failing(
+        monkeypatch,
+        swap.sqlitefile,
+        "require_no_siblings",
+        lambda _, operation: operation == "swap",
+    )
+    with pytest.raises(errors.StorageError, match="swap"):
+        convert(database, TARGET)
+    monkeypatch.undo()
+    assert database.read_bytes() == before
+    assert require_intact(database, RECORDS, HIERARCHICAL) == "old"
+
+
+def test_a_history_that_cannot_be_read_after_the_swap(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new database is in place, and nothing says that it is as it was: clean-up is left for the next run."""
+    real = Path.read_bytes
+
+    def read(self: Path) -> bytes:
+        if self.name == "history.jsonl":
+            raise OSError(errno.EIO, "no")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(errors.CleanUpPending, match="the new database is in place"):
+        convert(database, TARGET)
+    monkeypatch.undo()
+    assert format_on_disk(database) == HIERARCHICAL["sqlitedict"] | {"valueCodec": "pickle"}
+    assert require_intact(database, RECORDS, HIERARCHICAL) == "new"
+    assert history.read(database).totals["conversions.succeeded"] == 1
+
+
+def test_a_size_that_cannot_be_asked(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result's size is for people: a conversion that is done is not told as failed for its sake."""
+    from format_store import results
+    from format_store.layout import Layout
+    from format_store.run import Run
+
+    failing(monkeypatch, results.os, "stat", lambda path, **_: Path(path) == database)
+    done = results.Result.of(Run(Layout.of(database)), Outcome.CONVERTED, 0.0, ())
+    assert (done.outcome, done.bytes_after) == (Outcome.CONVERTED, 0)

@@ -99,7 +99,9 @@ class Scenario:
         """The database as it is when the operation begins."""
         path = Path(shutil.copytree(self.pristine, directory)) / NAME
         if self.killed:
-            asked = self._asked(path, self.operation, *self.more, "--failpoint", self.killed, "kill")
+            asked = self._asked(
+                path, self.operation, *self.more, "--failpoint", self.killed, "kill"
+            )
             ending = zygote.run(asked)
             assert ending.code == -9, ending
         if self.spoil:
@@ -229,7 +231,9 @@ def ways_back(directory: Path) -> list[Scenario]:
         assert records_on_disk(path) == everything_written
         marker = marker_of(path)
         assert marker is not None
-        return "old" if marker["format"]["sqlitedict"].get("keyEncoding") == "hierarchical" else "new"
+        return (
+            "old" if marker["format"]["sqlitedict"].get("keyEncoding") == "hierarchical" else "new"
+        )
 
     def restored(path: Path) -> str:
         if not path.exists():
@@ -361,4 +365,3 @@ def _emptied(path: Path) -> None:
     path.unlink()
     path.touch()
     path.chmod(MODE)
-

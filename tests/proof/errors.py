@@ -122,7 +122,11 @@ def beside(path: Path) -> list[str]:
     """What lies where nothing may be left: in the database's directory, and in its state, but for backups."""
     state = f".{path.name}.storageformat"
     found = [name.name for name in path.parent.iterdir() if name.name not in (path.name, state)]
-    return found + [name for name in leftovers(path) if not re.fullmatch(r"backups/[^/.]+/(preimage\.db|manifest\.json)", name)]
+    return found + [
+        name
+        for name in leftovers(path)
+        if not re.fullmatch(r"backups/[^/.]+/(preimage\.db|manifest\.json)", name)
+    ]
 
 
 @dataclass

@@ -111,11 +111,11 @@ class Zygote:
     def inject(self, request: Request, place: Place, fault: str, log: Path) -> Ending:
         """Run it with one fault at one place, such as ``signal=KILL`` or ``error=EIO``."""
         inject = f"inject={place.name}:{fault}:when={place.number}"
-        ending = self._traced(
-            request, place.who, ["-e", f"trace={place.name}", "-e", inject], log
-        )
+        ending = self._traced(request, place.who, ["-e", f"trace={place.name}", "-e", inject], log)
         assert ending is not None, f"no thread {place.who} was started"
-        shown = [line for line in log.read_text(errors="replace").splitlines() if "INJECTED" in line]
+        shown = [
+            line for line in log.read_text(errors="replace").splitlines() if "INJECTED" in line
+        ]
         return replace(ending, injected="".join(shown))
 
     def _traced(
