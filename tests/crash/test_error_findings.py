@@ -14,7 +14,6 @@ from format_store import (
     Format,
     Outcome,
     convert,
-    durable,
     errors,
     history,
 )
@@ -156,3 +155,34 @@ def test_a_size_that_cannot_be_asked(database: Path, monkeypatch: pytest.MonkeyP
     failing(monkeypatch, results.os, "stat", lambda path, **_: Path(path) == database)
     done = results.Result.of(Run(Layout.of(database)), Outcome.CONVERTED, 0.0, ())
     assert (done.outcome, done.bytes_after) == (Outcome.CONVERTED, 0)
+
+
+@pytest.mark.parametrize("call", ["pipe", "write", "read", "set_blocking", "close"])
+def test_a_worker_whose_pipes_fail(
+    database: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An error of a pipe is WorkerFailed, never one that nobody catches; nobody waits for half a chunk."""
+    from format_store.codecs import pool
+
+    class Kernel:
+        """What the module sees of ``os``: one call of its own fails, the library's do not."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+    kernel = Kernel()
+    setattr(kernel, call, getattr(os, call))
+    failing(monkeypatch, kernel, call, lambda *_: True)
+    monkeypatch.setattr(pool, "os", kernel)
+    target = Format.sqlitedict(value_codec="msgpack")
+    before = database.read_bytes()
+    if call == "close":
+        convert(database, target)
+    else:
+        with pytest.raises(errors.WorkerFailed):
+            convert(database, target)
+        assert database.read_bytes() == before
+    monkeypatch.undo()
+    assert require_intact(database, RECORDS, {"sqlitedict": {"valueCodec": "msgpack"}}) == (
+        "new" if call == "close" else "old"
+    )

@@ -141,7 +141,10 @@ class WorkerPool:
         """The one with the least to do, as long as there is one that can take more."""
         self._check()
         if len(self._workers) < self.size and all(worker.tasks for worker in self._workers):
-            fresh = _Worker(self.memory_limit)
+            try:
+                fresh = _Worker(self.memory_limit)
+            except OSError as error:
+                raise WorkerError(f"a worker process could not be started: {error}") from error
             with self._lock:
                 self._workers.append(fresh)
             self._check()  # interrupted meanwhile: nobody has killed this one
@@ -160,14 +163,18 @@ class WorkerPool:
             if worker.outbox:
                 by_fd[worker.sink] = worker
                 poll.register(worker.sink, select.POLLOUT)
-        for fd, _ in poll.poll(None if wait else 0):
+        try:
+            ready = poll.poll(None if wait else 0)
+        except OSError as error:
+            raise WorkerError(f"waiting for the workers failed: {error}") from error
+        for fd, _ in ready:
             worker = by_fd[fd]
             try:
                 if fd == worker.sink:
                     worker.write()
                 else:
                     worker.read()
-            except (EOFError, BrokenPipeError, ConnectionResetError, ValueError) as error:
+            except (EOFError, OSError, ValueError) as error:
                 self._check()
                 raise worker.died() from error
 
@@ -263,17 +270,25 @@ class _Worker:
                 start_new_session=True,
             )
         except BaseException:
-            os.close(self._lifeline)
-            os.close(self._stderr)
+            with _let_go():
+                os.close(self._lifeline)
+            with _let_go():
+                os.close(self._stderr)
             raise
         finally:
-            os.close(reading_end)
+            with _let_go():
+                os.close(reading_end)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.sink = self._process.stdin.fileno()
         self.source = self._process.stdout.fileno()
         for fd in (self.sink, self.source):
-            os.set_blocking(fd, False)
+            try:
+                os.set_blocking(fd, False)
+            except OSError:
+                self.kill()
+                self.close()
+                raise
             with contextlib.suppress(OSError):  # a limit of the system; it only takes more turns
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
@@ -281,10 +296,12 @@ class _Worker:
         task = _Task(job, rows)
         self.tasks.append(task)
         self.outbox.append(memoryview(frames.pack((*job, rows))))
-        # Mostly it fits into the pipe at once. What goes wrong here is seen when the answer is read.
+        # Mostly it fits into the pipe at once. What goes wrong here is seen when the answer is read: there is
+        # none, also of a process that lives and would wait for the rest.
         try:
             self.write()
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
+            self.kill()
             self.outbox.clear()
         return task
 
@@ -356,9 +373,16 @@ class _Worker:
         self.outbox.clear()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
-        os.close(self._lifeline)
-        os.close(self._stderr)
+                with _let_go():
+                    pipe.close()
+        for descriptor in (self._lifeline, self._stderr):
+            with _let_go():
+                os.close(descriptor)
+
+
+def _let_go() -> contextlib.suppress:
+    """What the close of a pipe answers says nothing of the work that was done: the other end is dead."""
+    return contextlib.suppress(OSError)
 
 
 def _command(lifeline: int, memory_limit: int) -> list[str]:
