@@ -46,9 +46,11 @@ class Decision:
 def convert(run: Run, target: Format, unmarked: Sequence[Format]) -> Result:
     """Bring the database into ``target``; see ``format_store.convert``."""
     started = clock.seconds()
-    if preflight.require_plain_file(run.layout) is None and not durable.exists(run.layout.state):
-        # Nothing is there and nothing ever was: leave no state directory beside a path that may be a typo.
-        return Result.of(run, Outcome.ABSENT, started, (), target=target)
+    with os_errors("check", run.layout.state, "Nothing was touched."):
+        missing = preflight.require_plain_file(run.layout) is None
+        if missing and not durable.exists(run.layout.state):
+            # Nothing is there and nothing ever was: leave no state directory beside a path that may be a typo.
+            return Result.of(run, Outcome.ABSENT, started, (), target=target)
     run.observer.phase(Phase.LOCKING)
     try:
         with lock.exclusive(run.layout):
@@ -78,9 +80,10 @@ def recover(run: Run) -> Result:
     """End what an earlier run left, and nothing else."""
     started = clock.seconds()
     try:
-        if not durable.exists(run.layout.work) and not durable.exists(run.layout.rehearsal):
-            # Nothing was ever pending here: do not even make a state directory.
-            return Result.of(run, Outcome.UNCHANGED, started, ())
+        with os_errors("recover", run.layout.state, "Nothing was touched."):
+            if not durable.exists(run.layout.work) and not durable.exists(run.layout.rehearsal):
+                # Nothing was ever pending here: do not even make a state directory.
+                return Result.of(run, Outcome.UNCHANGED, started, ())
         run.observer.phase(Phase.LOCKING)
         with lock.exclusive(run.layout):
             recoveries = _recovered(run)

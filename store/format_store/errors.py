@@ -210,7 +210,7 @@ class Aborted(TryAgain):
 
 
 class CleanUpPending(TryAgain):
-    """The database is converted; what was left to clear up could not be, and the next run does it."""
+    """What was asked for is done; what was left to clear up could not be, and the next run does it."""
 
 
 # --- failed: the database is as it was -----------------------------------------------------------------
@@ -281,8 +281,11 @@ def from_os_error(
 ) -> StoreError:
     """Wrap an ``OSError``: out of space is said as such, never as corruption."""
     text = f"{error.strerror or error} (errno {error.errno})"
-    if error.filename is not None and os.fspath(error.filename) != os.fspath(path):
-        text += f" on {os.fspath(error.filename)}"
+    # A call by descriptor names that: no path, and nothing to a person.
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        name = os.fsdecode(error.filename)
+        if name != os.fsdecode(path):
+            text += f" on {name}"
     if error.errno in SPACE_ERRNOS:
         return OutOfSpace(
             text,
@@ -296,7 +299,8 @@ def from_os_error(
             operation=operation,
             path=path,
             hint=hint
-            or "The volume is mounted read-only; nothing was touched. Mount it read-write.",
+            or "The database is as it was. The volume is mounted read-only: see the kernel's log for the "
+            "reason, and mount it read-write.",
         )
     return StorageError(
         text,

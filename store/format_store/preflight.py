@@ -9,6 +9,7 @@ from pathlib import Path
 
 from format_store import durable, errors, lease
 from format_store.layout import Layout
+from format_store.run import os_errors
 
 _OPERATION = "check"
 _INODES_NEEDED = 16
@@ -49,30 +50,31 @@ def require_plain_file(layout: Layout) -> os.stat_result | None:
     Raises SymbolicLink, NotARegularFile, ExtraHardLinks, MountPoint, ReadOnly, WrongUser, StorageError.
     """
     path = layout.primary
-    try:
+    with os_errors(_OPERATION, path, "Nothing was touched. Check the volume behind it."):
         found = look(layout)
-    except OSError as error:
-        raise errors.from_os_error(error, operation=_OPERATION, path=path) from error
-    if found is None:
         _require_directory(layout)
-        return None
-    _require_directory(layout)
-    if os.path.ismount(path) or found.st_dev != os.stat(layout.parent).st_dev or _is_mounted(path):
-        raise errors.MountPoint(
-            "is a mount point of its own",
-            operation=_OPERATION,
-            path=path,
-            hint="Nothing was touched. Mount the directory (without a subPath that names the file): a "
-            "mounted file cannot be replaced atomically.",
-        )
-    _require_owner(path, found)
-    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise errors.ReadOnly(
-            "may not be written by this process",
-            operation=_OPERATION,
-            path=path,
-            hint="Nothing was touched. Give its owner write permission, or mount the volume read-write.",
-        )
+        if found is None:
+            return None
+        if (
+            os.path.ismount(path)
+            or found.st_dev != os.stat(layout.parent).st_dev
+            or _is_mounted(path)
+        ):
+            raise errors.MountPoint(
+                "is a mount point of its own",
+                operation=_OPERATION,
+                path=path,
+                hint="Nothing was touched. Mount the directory (without a subPath that names the file): a "
+                "mounted file cannot be replaced atomically.",
+            )
+        _require_owner(path, found)
+        if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise errors.ReadOnly(
+                "may not be written by this process",
+                operation=_OPERATION,
+                path=path,
+                hint="Nothing was touched. Give its owner write permission, or mount the volume read-write.",
+            )
     return found
 
 
