@@ -81,8 +81,10 @@ def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
     if situation is Situation.FOREIGN:
         return _keep_foreign(run, work, manifest)
     recovery = _record(run, work, RecoveryOutcome.CLEANED, "only clean-up was left")
-    _record_success(run, work, manifest)
+    recorded = _record_success(run, work, manifest)
     backups.clear(work)
+    if not recorded:
+        _record_success(run, work, manifest)  # now that there is space again
     return recovery
 
 
