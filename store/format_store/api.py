@@ -207,7 +207,7 @@ def prune_backups(
 ) -> float | None:
     """Delete retained backups whose time is over; seconds until the next one's time is, or None.
 
-    Raises InUse (a backup, or the database's lock, is in use), StrayWrites, StorageError.
+    Raises InUse (a backup, or the database's lock, is in use), StrayWrites, CleanUpPending, StorageError.
     """
     from format_store import lock, retained, sqlitefile
 
@@ -272,7 +272,8 @@ def delete_backup(
     """Delete a backup before its time, after every row of the database itself was decoded.
 
     Raises BackupPinned, NoSuchBackup, PrimaryUnsound (the backup may be the only good copy), StrayWrites
-    (somebody wrote to the backup), InUse, Locked, StorageError. Whatever is raised, the backup is still there.
+    (somebody wrote to the backup), InUse, Locked, StorageError: the backup is still there. CleanUpPending: it is gone,
+    and its directory is not yet.
     """
     from format_store import retained
 

@@ -129,7 +129,7 @@ def delete_preimage(
     """Delete ``work``'s pre-image. The only place in this project that deletes one.
 
     Raises InUse (the lease is gone: somebody waits for the file), StrayWrites (it is not what the manifest
-    says), OSError. Whatever is raised, the pre-image is still there.
+    says), OSError. The pre-image is still there then, but for an OSError of the fsync that makes it durable that it is not.
     """
     if proof.conversion_id != work.conversion_id or manifest.conversion_id != work.conversion_id:
         raise AssertionError("a proof of another conversion")

@@ -6,7 +6,8 @@ Nothing here deletes a file: that is ``backups.delete_preimage``, with its three
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from format_store import backups as preimages
@@ -73,18 +74,38 @@ def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | Non
         if proof is None:
             continue
         try:
-            with lease.take(
-                work.preimage, operation="delete pre-image", unchecked=unchecked
-            ) as held:
+            with (
+                lease.take(
+                    work.preimage, operation="delete pre-image", unchecked=unchecked
+                ) as held,
+                _told_once_deleted(work),
+            ):
                 preimages.delete_preimage(work, manifest, held, proof)
         except (errors.InUse, errors.StrayWrites) as error:
             problems.append(error)
             continue
-        preimages.clear(work)
+        with _told_once_deleted(work):
+            preimages.clear(work)
         observer.backup_deleted(manifest.backup(work))
     if problems:
         raise problems[0]
     return min(following, default=None)
+
+
+@contextmanager
+def _told_once_deleted(work: WorkDirectory) -> Iterator[None]:
+    """An error after the backup's file has gone does not say that nothing happened. Raises CleanUpPending."""
+    try:
+        yield
+    except OSError as error:
+        if durable.exists(work.preimage):
+            raise
+        raise errors.CleanUpPending(
+            f"the backup is deleted, but not everything could be cleared up ({error.strerror})",
+            operation="delete backup",
+            path=work.path,
+            hint="The database is as it was. The next run that deletes backups clears up the rest.",
+        ) from error
 
 
 def kept(layout: Layout, *, verify: bool, unchecked: bool) -> tuple[Backup, ...]:
@@ -163,13 +184,17 @@ def delete(run: Run, identity: str) -> Backup:
             )
         with sqlitefile.sqlite_errors("delete backup", layout.primary):
             proof = preimages.prove_sound(run, work, manifest)
-        with lease.take(
-            work.preimage, operation="delete backup", unchecked=run.openers_unchecked
-        ) as held:
+        with (
+            lease.take(
+                work.preimage, operation="delete backup", unchecked=run.openers_unchecked
+            ) as held,
+            _told_once_deleted(work),
+        ):
             preimages.delete_preimage(work, manifest, held, proof)
-        if __debug__:
-            run.failpoints.hit("delete-backup.before-clear")
-        preimages.clear(work)
+        with _told_once_deleted(work):
+            if __debug__:
+                run.failpoints.hit("delete-backup.before-clear")
+            preimages.clear(work)
     backup = manifest.backup(work)
     run.observer.backup_deleted(backup)
     return backup

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ from format_store import (
     Format,
     Outcome,
     convert,
+    delete_backup,
+    durable,
     errors,
     history,
+    pin_backup,
+    preflight,
+    prune_backups,
+    recover,
+    unpin_backup,
 )
 from tests.crash.aftermath import HIERARCHICAL, require_intact
-from tests.support.databases import format_on_disk, sample, write_plain
+from tests.support.databases import format_on_disk, leftovers, records_on_disk, sample, write_plain
+from tests.support.restorations import BEFORE, LATER, converted
 
 RECORDS = sample(12)
 TARGET = Format.from_spec(HIERARCHICAL)
@@ -186,3 +195,79 @@ def test_a_worker_whose_pipes_fail(
     assert require_intact(database, RECORDS, {"sqlitedict": {"valueCodec": "msgpack"}}) == (
         "new" if call == "close" else "old"
     )
+
+
+def test_an_error_of_a_call_by_descriptor() -> None:
+    """``os.stat(7)`` names 7 in its error, which is no path: it was a TypeError in the middle of a restoration."""
+    told = errors.from_os_error(
+        OSError(errno.EIO, "Input/output error", 7), operation="verify", path="/data/orders.db"
+    )
+    assert isinstance(told, errors.StorageError)
+    assert str(told) == "verify /data/orders.db: Input/output error (errno 5)"
+
+
+def test_read_only_in_the_middle(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume that the kernel has just made read-only is said to be so; not that nothing was touched."""
+    before = database.read_bytes()
+    failing(
+        monkeypatch, durable.os, "link", lambda *_, **named: "src_dir_fd" not in named, errno.EROFS
+    )
+    with pytest.raises(errors.ReadOnly) as caught:
+        convert(database, TARGET)
+    assert "The database is as it was" in caught.value.hint
+    assert "touched" not in caught.value.hint
+    assert database.read_bytes() == before
+    assert leftovers(database) == []
+
+
+def test_a_look_that_fails_at_the_beginning(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look at the volume is the store's error as well, and says that nothing was touched."""
+    failing(monkeypatch, preflight.os, "statvfs", lambda *_: True)
+    with pytest.raises(errors.StorageError) as caught:
+        convert(database, TARGET)
+    assert "Nothing was touched" in caught.value.hint
+    assert not database.with_name(".orders.db.storageformat").exists()
+
+
+def test_the_success_is_counted_once_there_is_space(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recovery that only clears up, and finds no space for the history before it has, remembers it afterwards."""
+    from tests.crash.test_recovery import kill_at
+
+    kill_at(database, "cleanup.after-delete-preimage")
+    real = durable.write_file
+    refused: list[Path] = []
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "history.jsonl" and len(refused) < 2:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(durable, "write_file", full)
+    recover(database)
+    assert len(refused) == 2
+    assert history.read(database).totals["conversions.succeeded"] == 1
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_backup_that_is_gone_but_for_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, pruned: bool
+) -> None:
+    """Its file was deleted, and then something failed: that is what is told, and the next run clears up."""
+    made = converted(tmp_path / "orders.db")
+    pin_backup(made.path, made.backup)
+    unpin_backup(made.path, made.backup, retain_for=0)
+    failing(monkeypatch, durable, "remove_directory", lambda _: True)
+    delete: Callable[[], object] = partial(prune_backups, made.path)
+    if not pruned:
+        delete = partial(delete_backup, made.path, made.backup)
+    with pytest.raises(errors.CleanUpPending, match="the backup is deleted"):
+        delete()
+    monkeypatch.undo()
+    prune_backups(made.path)
+    assert list((made.state / "backups").iterdir()) == []
+    assert records_on_disk(made.path) == [*BEFORE, *LATER]
