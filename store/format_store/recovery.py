@@ -25,6 +25,9 @@ from format_store.run import Run, os_errors
 from format_store.situations import Situation, examine
 
 _OPERATION = "recover"
+_AS_FOUND = (
+    "The database is as this run found it, and no good copy was deleted; the next run goes on."
+)
 
 
 def recover_pending(run: Run) -> tuple[Recovery, ...]:
@@ -41,7 +44,7 @@ def recover_pending(run: Run) -> tuple[Recovery, ...]:
     recoveries = []
     for work in pending:
         try:
-            with os_errors(_OPERATION, work.path, "Nothing was restored or deleted; try again."):
+            with os_errors(_OPERATION, work.path, _AS_FOUND):
                 recovery = _recover_one(run, work)
                 # Again, for where the first time there was no space for it.
                 _remember_recovery(run, recovery)
@@ -77,7 +80,8 @@ def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
     if situation is Situation.SWAPPED:
         return _complete_swapped(run, work, manifest)
     if situation is Situation.LOST:
-        return _restore(run, work, manifest)
+        with _told_once_restored(run, work):
+            return _restore(run, work, manifest)
     if situation is Situation.FOREIGN:
         return _keep_foreign(run, work, manifest)
     recovery = _record(run, work, RecoveryOutcome.CLEANED, "only clean-up was left")
@@ -226,6 +230,25 @@ def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Reco
     )  # fmt: skip
     _keep_for_a_person(run, work, manifest, "the database was written to before clean-up")
     return recovery
+
+
+@contextmanager
+def _told_once_restored(run: Run, work: WorkDirectory) -> Iterator[None]:
+    """An error after the pre-image has taken its place does not say that nothing happened. Raises CleanUpPending."""
+    wanted = os.lstat(work.preimage) if durable.exists(work.preimage) else None
+    try:
+        yield
+    except (OSError, errors.StorageError) as error:
+        if wanted is None or not durable.exists(run.primary):
+            raise
+        if not os.path.samestat(wanted, os.lstat(run.primary)):
+            raise
+        raise errors.CleanUpPending(
+            f"the old database is in place again, but the recovery did not come to its end ({error})",
+            operation="restore",
+            path=run.primary,
+            hint="Nothing is lost. The next run makes sure of it, and clears up the rest.",
+        ) from error
 
 
 def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:

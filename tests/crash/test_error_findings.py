@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from functools import partial
@@ -20,9 +21,9 @@ from format_store import (
     errors,
     history,
     pin_backup,
-    preflight,
     prune_backups,
     recover,
+    sqlitefile,
     unpin_backup,
 )
 from tests.crash.aftermath import HIERARCHICAL, require_intact
@@ -77,7 +78,7 @@ def test_a_lock_or_lease_that_does_not_close(
         if reading:
             raise OSError(errno.EIO, "close failed")
 
-    monkeypatch.setattr("format_store.durable.os.close", close)
+    monkeypatch.setattr(os, "close", close)
     if name == "lock":
         assert convert(database, TARGET).outcome is Outcome.CONVERTED
     else:
@@ -93,18 +94,16 @@ def test_a_lease_that_cannot_be_asked(
     database: Path, monkeypatch: pytest.MonkeyPatch, descriptor: str
 ) -> None:
     """F_GETLEASE fails: before the rename the database is as it was, after it both copies are kept."""
-    from format_store import lease
-
     fails_after = {"before": 0, "after": 1}[descriptor]
     asked: list[None] = []
 
     def asks(_: int, command: int, *__: Any) -> bool:
-        if command != lease.fcntl.F_GETLEASE:
+        if command != fcntl.F_GETLEASE:
             return False
         asked.append(None)
         return len(asked) > fails_after
 
-    failing(monkeypatch, lease.fcntl, "fcntl", asks)
+    failing(monkeypatch, fcntl, "fcntl", asks)
     expected = errors.StorageError if descriptor == "before" else errors.OutcomeUnknown
     with pytest.raises(expected):
         convert(database, TARGET)
@@ -119,12 +118,10 @@ def test_siblings_that_cannot_be_looked_for(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EACCES on the last look before the swap is an error of the store's, and the database is as it was."""
-    from format_store import swap
-
     before = database.read_bytes()
     failing(
         monkeypatch,
-        swap.sqlitefile,
+        sqlitefile,
         "require_no_siblings",
         lambda _, operation: operation == "swap",
     )
@@ -161,7 +158,7 @@ def test_a_size_that_cannot_be_asked(database: Path, monkeypatch: pytest.MonkeyP
     from format_store.layout import Layout
     from format_store.run import Run
 
-    failing(monkeypatch, results.os, "stat", lambda path, **_: Path(path) == database)
+    failing(monkeypatch, os, "stat", lambda path, **_: Path(path) == database)
     done = results.Result.of(Run(Layout.of(database)), Outcome.CONVERTED, 0.0, ())
     assert (done.outcome, done.bytes_after) == (Outcome.CONVERTED, 0)
 
@@ -209,9 +206,7 @@ def test_an_error_of_a_call_by_descriptor() -> None:
 def test_read_only_in_the_middle(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A volume that the kernel has just made read-only is said to be so; not that nothing was touched."""
     before = database.read_bytes()
-    failing(
-        monkeypatch, durable.os, "link", lambda *_, **named: "src_dir_fd" not in named, errno.EROFS
-    )
+    failing(monkeypatch, os, "link", lambda *_, **named: "src_dir_fd" not in named, errno.EROFS)
     with pytest.raises(errors.ReadOnly) as caught:
         convert(database, TARGET)
     assert "The database is as it was" in caught.value.hint
@@ -224,7 +219,7 @@ def test_a_look_that_fails_at_the_beginning(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first look at the volume is the store's error as well, and says that nothing was touched."""
-    failing(monkeypatch, preflight.os, "statvfs", lambda *_: True)
+    failing(monkeypatch, os, "statvfs", lambda *_: True)
     with pytest.raises(errors.StorageError) as caught:
         convert(database, TARGET)
     assert "Nothing was touched" in caught.value.hint
@@ -271,3 +266,38 @@ def test_a_backup_that_is_gone_but_for_its_directory(
     prune_backups(made.path)
     assert list((made.state / "backups").iterdir()) == []
     assert records_on_disk(made.path) == [*BEFORE, *LATER]
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_restored_but_not_to_the_end(
+    database: Path, monkeypatch: pytest.MonkeyPatch, *, missing: bool
+) -> None:
+    """The pre-image is in place again, and then the disk fails: that nothing was restored is not said."""
+    from tests.crash.test_recovery import kill_at
+
+    kill_at(database, "swap.after-fsync")
+    database.unlink()
+    if not missing:
+        database.touch()
+    real = durable.fsync_directory
+
+    def fsync(path: Path) -> None:
+        if path == database.parent and database.exists() and database.stat().st_size:
+            raise OSError(errno.EIO, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(durable, "fsync_directory", fsync)
+    with pytest.raises(errors.CleanUpPending, match="the old database is in place again"):
+        recover(database)
+    monkeypatch.undo()
+    assert records_on_disk(database) == RECORDS
+    recover(database)
+    assert database.stat().st_nlink == 1
+    assert records_on_disk(database) == RECORDS
+
+
+def test_a_hint_to_the_kernel_that_fails(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for writeback promises nothing: its failing fails nothing, the fsync tells what is the matter."""
+    monkeypatch.setattr("format_store.durable._SYNC_FILE_RANGE_WRITE", 2)
+    failing(monkeypatch, os, "open", lambda path, *_: Path(path) == database)
+    durable.start_writeback(database)

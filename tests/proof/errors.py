@@ -41,7 +41,7 @@ SEED = 20261127
 
 #: What a message or a hint may say, and what it then means.
 AS_IT_WAS = re.compile(
-    r"as it was|as they were|was not touched|[Nn]othing was (touched|changed|restored|deleted|replaced)"
+    r"as it was|as they were|as this run found it|was not touched|[Nn]othing was (touched|changed|restored|deleted|replaced)"
     r"|left as it is|old format, complete|is, or is again|old file is in place|old database is in place"
 )
 IS_NEW = re.compile(r"new database is in place|is converted|the database is complete")
@@ -74,7 +74,7 @@ def judge(scenario: Scenario, path: Path, ending: Ending, before: bytes | None) 
         state = scenario.state(copy)
     said = f"{ending.code} {ending.said}"
     if ending.code == 0:
-        assert state == "new" or scenario.only_recovers, said
+        assert state == "new" or scenario.only_recovers or scenario.may_keep, said
         assert beside(path) == [], said
         outcome = "done"
     elif ending.code == -9:
@@ -84,7 +84,7 @@ def judge(scenario: Scenario, path: Path, ending: Ending, before: bytes | None) 
     if ending.code != 0:
         recover(path)
     if outcome not in ("killed", "OutcomeUnknown"):
-        assert scenario.state(path) == state, said
+        assert scenario.state(path) == ("old" if state == "lost" else state), said
     assert path.stat().st_nlink == 1
     assert recover(path).recoveries == ()
     scenario.finish(path)
@@ -108,7 +108,9 @@ def judge_error(
     assert old_said or new_said, f"says nothing of the database: {said}"
     if reason == "OutcomeUnknown":
         return str(reason)
-    if reason == "CleanUpPending" or (new_said and not old_said):
+    if reason == "CleanUpPending" and scenario.before == "lost":
+        assert state == "old", said
+    elif reason == "CleanUpPending" or (new_said and not old_said):
         assert state == "new", said
     else:
         assert state == scenario.before, said
@@ -125,7 +127,9 @@ def beside(path: Path) -> list[str]:
     return found + [
         name
         for name in leftovers(path)
-        if not re.fullmatch(r"backups/[^/.]+/(preimage\.db|manifest\.json)", name)
+        if not re.fullmatch(
+            r"(backups/[^/.]+/(preimage\.db|manifest\.json)|quarantine/[^/.]+/orders\.db)", name
+        )
     ]
 
 
