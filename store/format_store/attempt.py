@@ -108,7 +108,8 @@ def _build_and_verify(
     with _digest_beside(run, manifest) as source_digest:
         with _writers_locked_out(run, manifest), _temporary_files_in(work):
             run.observer.phase(Phase.BUILDING)
-            engine.build(job)
+            with os_errors("build", work.staging):
+                engine.build(job)
             if __debug__:
                 run.failpoints.hit("build.after-staging")
             run.observer.phase(Phase.SYNCING)
@@ -144,7 +145,7 @@ def _digest_beside(run: Run, manifest: Manifest) -> Iterator[beside.Task[str]]:
         with beside.running(lambda stop: _digest(run, descriptor, stop)) as digest:
             yield digest
     finally:
-        os.close(descriptor)
+        durable.let_go(descriptor)
 
 
 @contextmanager
@@ -196,6 +197,7 @@ def _staging_at_rest(
 def _writers_locked_out(run: Run, manifest: Manifest) -> Iterator[None]:
     """Hold SQLite's write lock on the source while it is read, so that the copy cannot go stale unseen."""
     with (
+        os_errors("lock source", run.primary),
         sqlitefile.sqlite_errors("lock source", run.primary),
         closing(sqlitefile.connect(run.primary)) as guard,
     ):

@@ -322,11 +322,12 @@ def start_writeback(path: Path) -> None:
     call = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if call is None:
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        call(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):  # what is the matter with the file is told by the fsync
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            call(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+        finally:
+            os.close(descriptor)
 
 
 def digest(descriptor: int, checkpoint: Callable[[], None] = lambda: None) -> str:
