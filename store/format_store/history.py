@@ -71,13 +71,18 @@ class History:
 
 def read(path: str | os.PathLike[str]) -> History:
     """The history of the database at ``path``; lines that cannot be read are passed over."""
-    file = Layout.of(path).history
+    layout = Layout.of(path)
     try:
-        lines = file.read_bytes().splitlines()
+        return _read(layout)
+    except OSError as error:
+        raise errors.from_os_error(error, operation="read history", path=layout.history) from error
+
+
+def _read(layout: Layout) -> History:
+    try:
+        lines = layout.history.read_bytes().splitlines()
     except FileNotFoundError:
         return History()
-    except OSError as error:
-        raise errors.from_os_error(error, operation="read history", path=file) from error
     entries = [entry for entry in map(_entry, lines) if entry is not None]
     totals = dict.fromkeys(TOTALS, 0)
     if entries:
@@ -105,7 +110,7 @@ def record(
 
     Raises OSError.
     """
-    history = read(layout.primary)
+    history = _read(layout)
     identity = (kind, conversion_id, list(counts))
     if any(
         (entry["kind"], entry.get("conversionID"), entry.get("counts")) == identity

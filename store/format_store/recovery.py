@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,9 @@ def recover_pending(run: Run) -> tuple[Recovery, ...]:
         try:
             with os_errors(_OPERATION, work.path, _AS_FOUND):
                 recovery = _recover_one(run, work)
-                # Again, for where the first time there was no space for it.
+            # Again, for where the first time there was no space for it. What is remembered is advice: the
+            # recovery is done, and is not to be told as failed for its sake.
+            with suppress(OSError):
                 _remember_recovery(run, recovery)
         except errors.NeedsAttention as error:
             with os_errors(_OPERATION, run.layout.history):

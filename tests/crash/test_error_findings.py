@@ -15,6 +15,7 @@ import pytest
 from format_store import (
     Format,
     Outcome,
+    RecoveryOutcome,
     convert,
     delete_backup,
     durable,
@@ -301,3 +302,26 @@ def test_a_hint_to_the_kernel_that_fails(database: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("format_store.durable._SYNC_FILE_RANGE_WRITE", 2)
     failing(monkeypatch, os, "open", lambda path, *_: Path(path) == database)
     durable.start_writeback(database)
+
+
+def test_a_history_that_cannot_be_read_once_recovered(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recovery is done and was remembered: that the history cannot be read again is no failure of it."""
+    from tests.crash.test_recovery import kill_at
+
+    kill_at(database, "swap.after-fsync")
+    database.unlink()
+    read: list[None] = []
+
+    def again(layout: object) -> bool:
+        del layout
+        read.append(None)
+        return len(read) > 1
+
+    failing(monkeypatch, history, "_read", again, errno.EROFS)
+    (recovery,) = recover(database).recoveries
+    assert recovery.outcome is RecoveryOutcome.RESTORED
+    assert len(read) == 2
+    monkeypatch.undo()
+    assert require_intact(database, RECORDS, HIERARCHICAL) == "old"
