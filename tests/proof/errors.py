@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Self
 
 from format_store import errors, history, recover
 from tests.proof.injection import Ending, Place, Request, Zygote
@@ -151,7 +152,7 @@ class Bench:
         self._jobs = jobs
         self._free: SimpleQueue[Zygote] = SimpleQueue()
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         self._zygotes = [Zygote().__enter__() for _ in range(self._jobs)]
         for zygote in self._zygotes:
             self._free.put(zygote)
