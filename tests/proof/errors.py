@@ -19,15 +19,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Self
 
 from format_store import errors, history, recover
+from tests.proof.error_scenarios import Scenario, all_of_them
 from tests.proof.injection import Ending, Place, Request, Zygote
 from tests.proof.report import Report
-from tests.proof.error_scenarios import Scenario, all_of_them
 from tests.support.databases import leftovers
 
 ERRNOS = ("ENOSPC", "EIO", "EACCES", "EINTR", "EDQUOT", "EROFS")
@@ -39,6 +39,8 @@ LOOKING = frozenset({"newfstatat", "fcntl", "pread64", "getdents64", "lseek", "r
 #: Threads that an operation may start beside the first; a place of one that it does not start does not exist.
 THREADS = 4
 SEED = 20261127
+#: Where files are made to end: in the middle of a sector, of a page, of a manifest; up to what all of them need.
+FILE_SIZES = tuple(range(0, 100_000, 1237))
 
 #: What a message or a hint may say, and what it then means.
 AS_IT_WAS = re.compile(
@@ -183,6 +185,26 @@ class Bench:
                     tally.lost.append(f"{case}: {problem}")
         return tally
 
+    def limit(self, scenario: Scenario, sizes: Sequence[int]) -> Tally:
+        """Real short writes: no file may grow beyond so many bytes, what fits is written, the rest is EFBIG."""
+
+        def attempt(size: int) -> tuple[str, str]:
+            with self._prepared(scenario) as (zygote, path, request, _):
+                before = path.read_bytes() if scenario.rests and path.exists() else None
+                ending = zygote.run(replace(request, file_size=size))
+                try:
+                    return judge(scenario, path, ending, before), ""
+                except (AssertionError, errors.StoreError) as error:
+                    return "lost", f"{scenario.name} with files of {size} bytes: {error}"
+
+        tally = Tally()
+        with ThreadPoolExecutor(self._jobs) as pool:
+            for outcome, problem in pool.map(attempt, sizes):
+                tally.tried += 1
+                tally.outcomes[outcome] += 1
+                tally.lost += [problem] if problem else []
+        return tally
+
     def _try(self, case: Case) -> tuple[Case, str, str]:
         with self._prepared(case.scenario) as (zygote, path, request, log):
             before = path.read_bytes() if case.scenario.rests and path.exists() else None
@@ -231,7 +253,19 @@ def cases(bench: Bench, scenarios: Sequence[Scenario], *, seed: int = SEED) -> I
 def long(report: Report) -> None:
     """Every errno at every call of every operation; and a kill at every call of every recovery."""
     with tempfile.TemporaryDirectory() as name, Bench(Path(name)) as bench:
-        for found in cases(bench, all_of_them(Path(name))):
+        for scenario in all_of_them(Path(name)):
+            begun = time.monotonic()
+            tally = bench.limit(scenario, FILE_SIZES)
+            for problem in tally.lost:
+                report.progress(problem)
+            report.add(
+                "errors", f"short writes: {scenario.name}", tally.tried, len(tally.lost),
+                time.monotonic() - begun,
+            )  # fmt: skip
+        # Scenarios of their own: the first ones' directories have the same names.
+        again = Path(name, "again")
+        again.mkdir()
+        for found in cases(bench, all_of_them(again)):
             scenario = found[0].scenario
             begun = time.monotonic()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.crash import strace
-from tests.proof.errors import KILL, SEED, Bench, Case, cases, judge
-from tests.proof.injection import Ending
 from tests.proof.error_scenarios import NAME, all_of_them
+from tests.proof.errors import FILE_SIZES, KILL, SEED, Bench, Case, cases, judge
+from tests.proof.injection import Ending
 from tests.support.requirements import requires
 
 #: Each engine, each kind of operation, each side of the swap; with and without hard links.
@@ -49,6 +49,16 @@ def test_an_error_at_any_system_call_loses_nothing_and_says_so(
     assert {"StorageError", "OutOfSpace", "ReadOnly", "done", "killed"} <= tally.outcomes.keys()
     assert any(case.fault == KILL for case in sample)
     record_property("errors", tally.tried - tally.missed)
+
+
+@pytest.mark.parametrize("name", ["sqlite: convert", "restore without hard links"])
+def test_short_writes_lose_nothing(tmp_path: Path, name: str) -> None:
+    """A file that ends in the middle of a write is an error like any other, wherever it ends."""
+    (scenario,) = [found for found in all_of_them(tmp_path) if found.name == name]
+    with Bench(tmp_path) as bench:
+        tally = bench.limit(scenario, FILE_SIZES[::16])
+    assert tally.lost == []
+    assert {"StorageError"} <= tally.outcomes.keys()
 
 
 @pytest.mark.parametrize(
