@@ -194,7 +194,9 @@ class Regained:
         assert records_on_disk(path) == self.records
         require_clear(path)
         kept = list(path.parent.glob(f".{path.name}.storageformat/quarantine/*/*"))
-        assert [file.read_bytes() for file in kept] == ([] if self.bad is None else [self.bad])
+        # A copy's first name may come back beside the last one, as the history's may. Nothing there is deleted.
+        named = [file for file in kept if file.name != f".{path.name}.new"]
+        assert [file.read_bytes() for file in named] == ([] if self.bad is None else [self.bad])
 
 
 @dataclass
