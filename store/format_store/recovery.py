@@ -82,7 +82,7 @@ def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
     if situation is Situation.SWAPPED:
         return _complete_swapped(run, work, manifest)
     if situation is Situation.LOST:
-        with _told_once_restored(run, work):
+        with _told_once_restored(run):
             return _restore(run, work, manifest)
     if situation is Situation.FOREIGN:
         return _keep_foreign(run, work, manifest)
@@ -235,15 +235,16 @@ def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Reco
 
 
 @contextmanager
-def _told_once_restored(run: Run, work: WorkDirectory) -> Iterator[None]:
+def _told_once_restored(run: Run) -> Iterator[None]:
     """An error after the pre-image has taken its place does not say that nothing happened. Raises CleanUpPending."""
-    wanted = os.lstat(work.preimage) if durable.exists(work.preimage) else None
+    before = os.lstat(run.primary) if durable.exists(run.primary) else None
     try:
         yield
     except (OSError, errors.StorageError) as error:
-        if wanted is None or not durable.exists(run.primary):
+        # Told by what was there: without hard links what is put in its place is a copy of the pre-image.
+        if not durable.exists(run.primary):
             raise
-        if not os.path.samestat(wanted, os.lstat(run.primary)):
+        if before is not None and os.path.samestat(before, os.lstat(run.primary)):
             raise
         raise errors.CleanUpPending(
             f"the old database is in place again, but the recovery did not come to its end ({error})",

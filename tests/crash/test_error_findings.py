@@ -269,9 +269,10 @@ def test_a_backup_that_is_gone_but_for_its_directory(
     assert records_on_disk(made.path) == [*BEFORE, *LATER]
 
 
+@pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("missing", [True, False])
 def test_restored_but_not_to_the_end(
-    database: Path, monkeypatch: pytest.MonkeyPatch, *, missing: bool
+    database: Path, monkeypatch: pytest.MonkeyPatch, *, missing: bool, links: bool
 ) -> None:
     """The pre-image is in place again, and then the disk fails: that nothing was restored is not said."""
     from tests.crash.test_recovery import kill_at
@@ -280,6 +281,8 @@ def test_restored_but_not_to_the_end(
     database.unlink()
     if not missing:
         database.touch()
+    if not links:
+        monkeypatch.setattr(durable, "link", lambda *_: False)
     real = durable.fsync_directory
 
     def fsync(path: Path) -> None:
