@@ -240,7 +240,7 @@ def _told_once_restored(run: Run) -> Iterator[None]:
     before = os.lstat(run.primary) if durable.exists(run.primary) else None
     try:
         yield
-    except (OSError, errors.StorageError) as error:
+    except (OSError, errors.StorageError, errors.Refused, errors.InUse) as error:
         # Told by what was there: without hard links what is put in its place is a copy of the pre-image.
         if not durable.exists(run.primary):
             raise
