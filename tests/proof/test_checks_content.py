@@ -148,3 +148,15 @@ def test_schema_text_is_not_trusted(tmp_path: Path) -> None:
         connection.execute("CREATE VIEW w AS SELECT told() AS a")
         with pytest.raises(sqlite3.OperationalError, match="unsafe use"):
             connection.execute("SELECT a FROM w").fetchone()
+
+
+def test_rows_that_refer_to_nothing(tmp_path: Path) -> None:
+    """A migration that takes away what a row refers to fails, although SQLite enforces nothing meanwhile."""
+    script = (
+        "CREATE TABLE parent (id INTEGER PRIMARY KEY); INSERT INTO parent VALUES (1); "
+        "CREATE TABLE child (parent REFERENCES parent (id)); INSERT INTO child VALUES (1)"
+    )
+    path = write_sql(tmp_path / "app.db", script)
+    target = sqlite_format(migrations=[{"number": 1, "sql": "DELETE FROM parent"}])
+    with pytest.raises(errors.MigrationFailed, match="foreign_key_check"):
+        convert(path, target)
