@@ -82,8 +82,7 @@ def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
     if situation is Situation.SWAPPED:
         return _complete_swapped(run, work, manifest)
     if situation is Situation.LOST:
-        with _told_once_restored(run):
-            return _restore(run, work, manifest)
+        return _restore(run, work, manifest)
     if situation is Situation.FOREIGN:
         return _keep_foreign(run, work, manifest)
     recovery = _record(run, work, RecoveryOutcome.CLEANED, "only clean-up was left")
@@ -235,17 +234,11 @@ def _complete_swapped(run: Run, work: WorkDirectory, manifest: Manifest) -> Reco
 
 
 @contextmanager
-def _told_once_restored(run: Run) -> Iterator[None]:
+def _told_as_restored(run: Run) -> Iterator[None]:
     """An error after the pre-image has taken its place does not say that nothing happened. Raises CleanUpPending."""
-    before = os.lstat(run.primary) if durable.exists(run.primary) else None
     try:
         yield
     except (OSError, errors.StorageError, errors.Refused, errors.InUse) as error:
-        # Told by what was there: without hard links what is put in its place is a copy of the pre-image.
-        if not durable.exists(run.primary):
-            raise
-        if before is not None and os.path.samestat(before, os.lstat(run.primary)):
-            raise
         raise errors.CleanUpPending(
             f"the old database is in place again, but the recovery did not come to its end ({error})",
             operation="restore",
@@ -281,13 +274,15 @@ def _restore(run: Run, work: WorkDirectory, manifest: Manifest) -> Recovery:
         else:
             detail = "the database was missing; the pre-image is in place again"
             _put_in_empty_place(run, work, held)
-        durable.fsync_directory(run.layout.parent)
-    # Now that the database has it durably, the pre-image's own name may go.
-    _delete_preimage_of_unswapped(run, work, manifest)
-    recovery = _record(run, work, RecoveryOutcome.RESTORED, detail)
-    if __debug__:
-        run.failpoints.hit("restore.before-clear")
-    backups.clear(work)
+        with _told_as_restored(run):
+            durable.fsync_directory(run.layout.parent)
+    with _told_as_restored(run):
+        # Now that the database has it durably, the pre-image's own name may go.
+        _delete_preimage_of_unswapped(run, work, manifest)
+        recovery = _record(run, work, RecoveryOutcome.RESTORED, detail)
+        if __debug__:
+            run.failpoints.hit("restore.before-clear")
+        backups.clear(work)
     return recovery
 
 

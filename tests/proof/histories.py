@@ -6,10 +6,12 @@ SIGKILLs of a process of its own, at a failpoint that the operation passes.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -320,8 +322,30 @@ class Histories(RuleBasedStateMachine):
 
 
 def run(examples: int, steps: int, *, seeded: bool) -> Counter[str]:
-    """Play so many histories of at most so many steps; what has happened in them. Raises what was found."""
-    Histories.tally.clear()
+    """Play so many histories of at most so many steps; what has happened in them. Raises AssertionError.
+
+    In a process of its own: this one may have threads, whose locks a fork would take along.
+    """
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.proof.histories",
+            str(examples),
+            str(steps),
+            *(["seeded"] * seeded),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise AssertionError(done.stdout + done.stderr)
+    return Counter(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _play(examples: int, steps: int, *, seeded: bool) -> Counter[str]:
     run_state_machine_as_test(
         Histories,
         settings=settings(
@@ -341,12 +365,17 @@ def run(examples: int, steps: int, *, seeded: bool) -> Counter[str]:
 def long(report: Report) -> None:
     """A thousand histories, others each time."""
     begun, lost, note = time.monotonic(), 0, ""
+    tally: Counter[str] = Counter()
     try:
         tally = run(1000, 30, seeded=False)
         note = ", ".join(f"{count:,} {what}" for what, count in sorted(tally.items()))
     except AssertionError as error:
         lost, note = 1, str(error)
     report.add(
-        "histories", "random histories with a model", Histories.tally["operations"], lost,
+        "histories", "random histories with a model", tally["operations"], lost,
         time.monotonic() - begun, note,
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(_play(int(sys.argv[1]), int(sys.argv[2]), seeded="seeded" in sys.argv)))

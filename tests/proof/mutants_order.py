@@ -113,7 +113,7 @@ _RECOVER = (
     skipped("fsync: primary's name before completing", "recovery.py", _SYNC_PARENT, before="died before its fsync.\n    "),
     skipped("fsync: staging's name before completing", "recovery.py", _SYNC_WORK, after="\n    stray"),
     skipped("fsync: restored file's content", "recovery.py", "durable.fsync_descriptor(held.descriptor)"),
-    skipped("fsync: primary's name after restoring", "recovery.py", _SYNC_PARENT, before="_put_in_empty_place(run, work, held)\n        "),
+    skipped("fsync: primary's name after restoring", "recovery.py", _SYNC_PARENT, before="with _told_as_restored(run):\n            "),
     skipped("fsync: unreadable file's second name", "recovery.py", "durable.fsync_directory(kept)"),
     skipped("an unreadable file is not kept", "recovery.py", "if not durable.exists(bad) and not durable.link(run.primary, bad):\n            durable.copy_descriptor(unreadable.descriptor, bad)", f"{_ORDER}::test_restored_from_the_preimage"),
     skipped("an unreadable file's journals stay", "recovery.py", "backups.quarantine(run.layout, work, sibling, sibling.name)", f"{_RECOVERY}::test_restored_without_the_bad_files_journal"),

@@ -36,6 +36,7 @@ from format_store.layout import Layout
 from tests.crash.test_openers import Opener
 from tests.proof.test_order import DICT, HOUR, RECORDS, crash_at
 from tests.support.databases import execute, records_on_disk, write_plain
+from tests.support.openers import can_write
 
 
 @pytest.fixture
@@ -115,24 +116,10 @@ def test_two_at_once(path: Path) -> None:
 
 def test_writers_wait(path: Path) -> None:
     """While the copy is made an application that writes finds the database locked."""
-    said: list[str] = []
-
-    def write() -> None:
-        with closing(sqlite3.connect(path, timeout=0)) as connection:
-            try:
-                connection.execute("DELETE FROM unnamed")
-            except sqlite3.OperationalError as error:
-                said.append(str(error))
-
     # In a process of its own, because a close here would drop the lock that is asked for.
-    def child() -> None:
-        if (pid := os.fork()) == 0:
-            write()
-            os._exit(len(said))
-        said.extend(["locked"] * os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-
-    convert(path, DICT, failpoints=at("build.after-batch", child))
-    assert said == ["locked"]
+    found: list[bool] = []
+    convert(path, DICT, failpoints=at("build.after-batch", lambda: found.append(can_write(path))))
+    assert found == [False]
     assert threading.active_count() == 1
 
 
