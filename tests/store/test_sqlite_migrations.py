@@ -409,6 +409,30 @@ def test_what_no_migration_has_touched_is_compared(database: Path, spoil: str) -
     assert database.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "CREATE TRIGGER other AFTER DELETE ON loose BEGIN DELETE FROM far; END",
+        "CREATE TABLE unheard_of (a)",
+        "DROP VIEW lines; CREATE VIEW lines AS SELECT 1 AS line",
+        "DROP TRIGGER logged",
+    ],
+)
+def test_what_alter_has_rewritten_is_compared_with_what_it_left(database: Path, spoil: str) -> None:
+    """ALTER TABLE changes objects that no statement names: as it left them, and no other way."""
+
+    def now() -> None:
+        (work,) = Layout.of(database).pending()
+        execute(work.staging, *spoil.split("; ", 1) if spoil.startswith("DROP VIEW") else [spoil])
+
+    with pytest.raises(errors.VerificationFailed, match="is not as it was"):
+        convert(
+            database,
+            one("ALTER TABLE parent RENAME TO parents"),
+            failpoints=Failpoints({"build.after-staging": now}),
+        )
+
+
 # --- files without a marker ------------------------------------------------------------------------------------
 
 

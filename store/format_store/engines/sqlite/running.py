@@ -15,7 +15,7 @@ from format_store import errors
 from format_store.engines.base import Job
 from format_store.engines.sqlite.authorizer import Guard
 from format_store.engines.sqlite.migrations import Migration, Step, statements
-from format_store.engines.sqlitedict.schema import fold
+from format_store.engines.sqlitedict.schema import fold, other_objects
 from format_store.sqlitefile import (
     SQLITE_ERROR,
     connect,
@@ -38,7 +38,7 @@ NOTED = ("touched", "header", "altered")
 def run(
     job: Job, staging: sqlite3.Connection, steps: Iterable[Step], protected: frozenset[str]
 ) -> None:
-    """Run ``steps`` in turn, and note what they have changed (``Guard``) in ``job.notes``.
+    """Run ``steps`` in turn; ``job.notes`` gets what they have changed (``Guard``), and the schema that they leave.
 
     Raises MigrationFailed, and what SQLite's errors about the file are (OutOfSpace, Aborted …).
     """
@@ -60,6 +60,7 @@ def run(
             job.notes.setdefault(kind, set()).update(getattr(guard, kind))
         if __debug__:
             job.run.failpoints.hit("build.after-migration")
+    job.notes["schema"] = set(map(repr, other_objects(staging, [])))
 
 
 def _shadow_tables(connection: sqlite3.Connection) -> set[str]:
