@@ -207,7 +207,8 @@ def prune_backups(
 ) -> float | None:
     """Delete retained backups whose time is over; seconds until the next one's time is, or None.
 
-    Raises InUse (a backup, or the database's lock, is in use), StrayWrites, CleanUpPending, StorageError.
+    Raises InUse (a backup, or the database's lock, is in use), StrayWrites, PrimaryUnsound (the backup stays: the
+    database has no marker, or is damaged), CleanUpPending, StorageError.
     """
     from format_store import lock, retained, sqlitefile
 

@@ -140,7 +140,9 @@ def _digest_beside(run: Run, manifest: Manifest) -> Iterator[beside.Task[str]]:
     with os_errors("settle", run.primary):
         descriptor = patiently(lambda: os.open(run.primary, flags))
     try:
-        if FileStat.of(os.fstat(descriptor)) != manifest.source:
+        with os_errors("settle", run.primary):
+            found = FileStat.of(os.fstat(descriptor))
+        if found != manifest.source:
             raise _written_to(run)
         with beside.running(lambda stop: _digest(run, descriptor, stop)) as digest:
             yield digest

@@ -69,14 +69,18 @@ def prove_swapped(
     )
 
 
-def prove_readable(layout: Layout, work: WorkDirectory) -> PrimaryProof | None:
-    """The primary, which its application may be using, carries a marker and passes ``quick_check``."""
+def prove_readable(layout: Layout, work: WorkDirectory) -> PrimaryProof:
+    """The primary, which its application may be using, carries a marker and passes ``quick_check``.
+
+    Raises PrimaryUnsound, InUse, StorageError. SQLite tells an I/O error as text, too.
+    """
     sqlitefile.refuse_foreign_super_journal(layout)
     with closing(sqlitefile.connect(layout.primary)) as connection:
         if sqlitefile.marker_of(connection, layout.primary) is None:
-            return None
-        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            return None
+            raise _unsound(layout, "it has no marker")
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _unsound(layout, f"quick_check says: {found}")
     return PrimaryProof(work.conversion_id, "the primary has a marker and passes quick_check")
 
 
@@ -98,8 +102,10 @@ def prove_sound(run: Run, work: WorkDirectory, manifest: Manifest) -> PrimaryPro
     except (errors.Refused, errors.Failed) as error:
         if error.retryable:
             raise
-        raise _unsound(run, error.message) from error
-    raise _unsound(run, "it has no marker, and no rows in a format that the backup speaks of")
+        raise _unsound(run.layout, error.message) from error
+    raise _unsound(
+        run.layout, "it has no marker, and no rows in a format that the backup speaks of"
+    )
 
 
 def _check(run: Run, format: Format) -> int:
@@ -113,11 +119,11 @@ def _fits(run: Run, candidate: Format) -> bool:
         return False
 
 
-def _unsound(run: Run, why: str) -> errors.PrimaryUnsound:
+def _unsound(layout: Layout, why: str) -> errors.PrimaryUnsound:
     return errors.PrimaryUnsound(
         f"the database itself is not known to be sound: {why}",
         operation=_OPERATION,
-        path=run.primary,
+        path=layout.primary,
         hint="Nothing was deleted: the backup may be the only good copy. Look at the database first "
         "(storageformat verify), or restore the backup.",
     )

@@ -27,7 +27,7 @@ def commit(run: Run, work: WorkDirectory, manifest: Manifest) -> Backup | None:
         try:
             kept = recovery.complete(run, work, manifest, proof, old)
             retained = manifests.load(kept) if kept else None
-        except (OSError, errors.StorageError, errors.Refused) as error:
+        except (OSError, errors.StorageError, errors.Refused, errors.InUse) as error:
             raise errors.CleanUpPending(
                 f"the new database is in place, but not everything could be cleared up ({error})",
                 operation="clean up",

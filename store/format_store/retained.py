@@ -52,8 +52,9 @@ def _readable_manifest(work: WorkDirectory) -> Manifest | None:
 def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | None:
     """Delete retained backups whose time is over; seconds until the next one's, or None.
 
-    A backup that is in use or that somebody wrote to stays, and is looked at again the next time; it is
-    told (InUse, StrayWrites) once the others have been seen to. The caller holds the lock.
+    A backup that is in use, that somebody wrote to, or beside which the database is not well stays, and is looked at
+    again the next time; it is told (InUse, StrayWrites, PrimaryUnsound) once the others have been seen to. The caller
+    holds the lock.
     """
     following: list[float] = []
     problems: list[errors.StoreError] = []
@@ -70,10 +71,8 @@ def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | Non
         if remaining > 0:
             following.append(remaining)
             continue
-        proof = preimages.prove_readable(layout, work)
-        if proof is None:
-            continue
         try:
+            proof = preimages.prove_readable(layout, work)
             with (
                 lease.take(
                     work.preimage, operation="delete pre-image", unchecked=unchecked
@@ -81,7 +80,7 @@ def prune(layout: Layout, observer: Observer, *, unchecked: bool) -> float | Non
                 _told_once_deleted(work),
             ):
                 preimages.delete_preimage(work, manifest, held, proof)
-        except (errors.InUse, errors.StrayWrites) as error:
+        except (errors.InUse, errors.NeedsAttention) as error:
             problems.append(error)
             continue
         with _told_once_deleted(work):

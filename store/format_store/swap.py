@@ -108,7 +108,7 @@ def _step_back(run: Run, work: WorkDirectory, new: lease.WriteLease) -> None:
     until it is clear that nobody has it open either.
     """
     layout = run.layout
-    with os_errors("step back", run.primary, "Both copies are kept; the next run finishes."):
+    try:
         if not durable.exists(work.staging) and not durable.link(run.primary, work.staging):
             # Without hard links the old file has no name to come back under, only its copy.
             raise errors.OutcomeUnknown(
@@ -134,6 +134,14 @@ def _step_back(run: Run, work: WorkDirectory, new: lease.WriteLease) -> None:
                 path=run.primary,
                 hint=f"The old database is in place. What was written to the new one is in {kept}.",
             )
+    except OSError as error:
+        raise errors.OutcomeUnknown(
+            f"somebody opened the old database during the swap, and taking the swap back failed ({error.strerror})",
+            operation="step back",
+            path=run.primary,
+            hint="Both copies are kept. Stop the application; the next run finds out which of the two is in "
+            "place, and finishes.",
+        ) from error
     raise _in_use(
         run, "somebody opened the database during the swap; the old file is in place again"
     )

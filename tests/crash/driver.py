@@ -25,6 +25,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from format_store import (
@@ -34,7 +35,6 @@ from format_store import (
     convert,
     delete_backup,
     durable,
-    inspect,
     plan,
     prune_backups,
     recover,
@@ -72,8 +72,8 @@ def rehearse(arguments: argparse.Namespace, target: Format, failpoints: Failpoin
 
 
 def prune(arguments: argparse.Namespace) -> Any:
-    prune_backups(arguments.path)
-    return inspect(arguments.path)
+    following = prune_backups(arguments.path)
+    return SimpleNamespace(to_dict=lambda: {"following": following})
 
 
 def without_hard_links() -> None:

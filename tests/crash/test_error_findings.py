@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from format_store import (
+    Failpoints,
     Format,
     Outcome,
     RecoveryOutcome,
@@ -21,6 +22,7 @@ from format_store import (
     durable,
     errors,
     history,
+    lease,
     pin_backup,
     prune_backups,
     recover,
@@ -83,8 +85,6 @@ def test_a_lock_or_lease_that_does_not_close(
     if name == "lock":
         assert convert(database, TARGET).outcome is Outcome.CONVERTED
     else:
-        from format_store import lease
-
         lease.take(database, operation="test").release()
     monkeypatch.undo()
     assert require_intact(database, RECORDS, HIERARCHICAL) == ("new" if name == "lock" else "old")
@@ -328,3 +328,59 @@ def test_a_history_that_cannot_be_read_once_recovered(
     assert len(read) == 2
     monkeypatch.undo()
     assert require_intact(database, RECORDS, HIERARCHICAL) == "old"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+def test_a_source_that_cannot_be_asked_after_it_was_settled(
+    database: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """fstat of the source fails before it is read: an error of the store's, and the database is as it was."""
+    before = database.read_bytes()
+
+    def asks(descriptor: int) -> bool:
+        return leads_to(descriptor, "orders.db") and (
+            fcntl.fcntl(descriptor, fcntl.F_GETLEASE) == fcntl.F_UNLCK
+        ) and any(database.parent.glob(".orders.db.storageformat/work/*/manifest.json"))  # fmt: skip
+
+    failing(monkeypatch, os, "fstat", asks, number)
+    with pytest.raises(errors.StoreError, match="settle"):
+        convert(database, TARGET)
+    assert database.read_bytes() == before
+    assert leftovers(database) == []
+
+
+def opened_once(monkeypatch: pytest.MonkeyPatch, path: Path, after: str) -> Failpoints:
+    """Somebody opens the old file as the conversion passes ``after``, and waits for our lease."""
+    inode = path.stat().st_ino
+    passed: list[str] = []
+    real = lease.WriteLease.held
+    monkeypatch.setattr(
+        lease.WriteLease,
+        "held",
+        lambda self: real(self) and not (passed and self.stat().st_ino == inode),
+    )
+    return Failpoints({after: partial(passed.append, after)})
+
+
+def test_a_swap_that_cannot_be_taken_back(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rename that takes it back fails: both copies are kept, and nobody is told that it is the old one."""
+    failpoints = opened_once(monkeypatch, database, "swap.after-rename")
+    failing(monkeypatch, durable, "rename", lambda source, _: source.name == "preimage.db")
+    with pytest.raises(errors.OutcomeUnknown, match="taking the swap back failed"):
+        convert(database, TARGET, failpoints=failpoints)
+    (preimage,) = database.parent.glob(".orders.db.storageformat/work/*/preimage.db")
+    assert preimage.exists()
+    monkeypatch.undo()
+    assert require_intact(database, RECORDS, HIERARCHICAL) == "new"
+
+
+def test_the_old_file_is_opened_once_the_swap_is_done(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left waits until they have closed it; that the conversion is done is told."""
+    failpoints = opened_once(monkeypatch, database, "cleanup.before-delete-preimage")
+    with pytest.raises(errors.CleanUpPending, match="new database is in place"):
+        convert(database, TARGET, failpoints=failpoints)
+    monkeypatch.undo()
+    assert require_intact(database, RECORDS, HIERARCHICAL) == "new"
+    assert leftovers(database) == []

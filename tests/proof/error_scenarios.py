@@ -73,8 +73,7 @@ class Scenario:
     ``before``: ``old``, ``new`` or ``lost``, what the database is when the operation begins. ``state`` tells what it is,
     and requires that it is that wholly. ``rests``: nothing has to be settled, so that an error leaves every byte.
     ``killed``: the failpoint at which ``operation`` is killed, for a recovery to be what is tried; ``spoil`` does
-    something to the database then. ``conversions``: how many have succeeded in the end. ``may_keep``: done may also mean that
-    nothing was: backups are pruned only beside a database that was found sound.
+    something to the database then. ``conversions``: how many have succeeded in the end.
     """
 
     name: str
@@ -90,7 +89,6 @@ class Scenario:
     killed: str = ""
     spoil: Callable[[Path], None] | None = None
     conversions: int = 1
-    may_keep: bool = False
     mode: int = 0o100000 | MODE
 
     @property
@@ -324,7 +322,7 @@ def retention(directory: Path) -> list[Scenario]:
     home = made.path.parent
     return [
         Scenario("delete a backup", home, state, finish, "delete", ("--backup", made.backup)),
-        Scenario("prune backups", home, state, finish, "prune", may_keep=True),
+        Scenario("prune backups", home, state, finish, "prune"),
     ]
 
 

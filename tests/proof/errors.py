@@ -77,7 +77,7 @@ def judge(scenario: Scenario, path: Path, ending: Ending, before: bytes | None) 
         state = scenario.state(copy)
     said = f"{ending.code} {ending.said}"
     if ending.code == 0:
-        assert state == "new" or scenario.only_recovers or scenario.may_keep, said
+        assert state == "new" or scenario.only_recovers, said
         assert beside(path) == [], said
         outcome = "done"
     elif ending.code == -9:
@@ -111,9 +111,7 @@ def judge_error(
     assert old_said or new_said, f"says nothing of the database: {said}"
     if reason == "OutcomeUnknown":
         return str(reason)
-    if scenario.may_keep:
-        pass  # the database never changes, and whether the backup is there is not what an error tells
-    elif reason == "CleanUpPending" and scenario.before == "lost":
+    if reason == "CleanUpPending" and scenario.before == "lost":
         assert state == "old", said
     elif reason == "CleanUpPending" or (new_said and not old_said):
         assert state == "new", said

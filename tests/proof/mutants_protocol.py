@@ -38,7 +38,7 @@ _LEASES = (
     never("lease: the new file's is not asked after stepping back", "swap.py", "not new.held()", f"{_OPENERS}::test_one_waits_for_the_old_file_and_one_for_the_new"),
     never("lease: a pre-image goes without one", "backups.py", "not held.held()", f"{_CHECKS}::test_a_lease_that_was_broken"),
     Mutation("lease: recovery deletes a pre-image that is open", "recovery.py", 'operation="clean up", unchecked=run.openers_unchecked', 'operation="clean up", unchecked=True', (f"{_BUSY}::test_leases_unsupported", f"{_CHECKS}::test_recovery_without_leases")),
-    Mutation("lease: pruning takes none", "retained.py", "if proof is None:\n            continue", "if proof is None:\n            continue\n        if durable.unlink(work.preimage) is None:\n            continue", (f"{_RETENTION}::test_a_backup_that_is_in_use",)),
+    Mutation("lease: pruning takes none", "retained.py", "proof = preimages.prove_readable(layout, work)\n", "proof = preimages.prove_readable(layout, work)\n            if durable.unlink(work.preimage) is None:\n                continue\n", (f"{_RETENTION}::test_a_backup_that_is_in_use",)),
     never("lease: a proof by digest without one", "backups.py", "not os.path.samestat(os.lstat(layout.primary), held.stat()) or not held.held()", f"{_CHECKS}::test_a_lease_that_was_broken"),
     never("lease: an unreadable file that is open is replaced", "recovery.py", "not unreadable.held()", f"{_CHECKS}::test_somebody_opens_the_unreadable_file"),
 )  # fmt: skip
@@ -69,7 +69,7 @@ _PROOFS = (
     never("proof: the swapped file need not be the verified one", "backups.py", "verified is None or FileStat.of(held.stat()) != verified", f"{_CHECKS}::test_the_new_file_is_written_to_after_the_rename"),
     never("proof: what lies at the path need not be the new file", "backups.py", "not os.path.samestat(os.lstat(layout.primary), held.stat())", f"{_CHECKS}::test_the_new_file_is_replaced_after_the_rename"),
     never("proof: pruning beside a database without a marker", "backups.py", "sqlitefile.marker_of(connection, layout.primary) is None", f"{_RETENTION}::test_no_backup_goes_while_the_database_is_not_well"),
-    never("proof: pruning beside a damaged database", "backups.py", 'connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok"', f"{_RETENTION}::test_no_backup_goes_while_the_database_is_not_well"),
+    never("proof: pruning beside a damaged database", "backups.py", 'found != "ok"', f"{_RETENTION}::test_no_backup_goes_while_the_database_is_not_well"),
     Mutation("proof: deleting beside a database that was not checked", "backups.py", "            _check(run, marker.format)\n", "", (f"{_BACKUPS}::test_not_while_the_database_is_not_well",)),
     Mutation("proof: deleting beside an emptied database", "backups.py", "return _check(run, candidate) > 0", "return _check(run, candidate) >= 0", (f"{_BACKUPS}::test_not_while_the_database_is_not_well",)),
     never("proof: pinned backups are deleted", "retained.py", "manifest.pinned", f"{_BACKUPS}::test_a_pinned_backup_is_unpinned_first"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -189,7 +188,7 @@ def test_one_backup_in_the_way_does_not_keep_the_others(database: Path, time: Ti
 def test_no_backup_goes_while_the_database_is_not_well(
     database: Path, time: Time, harm: str
 ) -> None:
-    """Existence proves nothing: a backup may be the only good copy, so its database is looked at first."""
+    """Existence proves nothing: the database is looked at first, and what is the matter with it is told."""
     convert(database, HIERARCHICAL, retention=Retention(HOUR))
     time.pass_by(HOUR)
     if harm == "missing":
@@ -201,7 +200,8 @@ def test_no_backup_goes_while_the_database_is_not_well(
         data[2 * 4096 : 3 * 4096] = b"\xa5" * 4096
         database.write_bytes(data)
     before = tree(database.with_name(".orders.db.storageformat"))
-    with pytest.raises(errors.StorageError) if harm == "missing" else nullcontext():
+    told = errors.StorageError if harm == "missing" else errors.PrimaryUnsound
+    with pytest.raises(told):
         prune_backups(database)
     assert tree(database.with_name(".orders.db.storageformat")) == before
 
