@@ -6,35 +6,70 @@ name and no content, so that a crash in the middle of it leaves what a crash in 
 
 from __future__ import annotations
 
-import threading
+import _thread
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 from format_store.abort import Abort
 
 _Result = TypeVar("_Result")
+#: How often it is asked whether a thread still is there that has not said that it has ended.
+_LOOK_SECONDS = 1.0
 
 
-class Task(threading.Thread, Generic[_Result]):
-    """A thread with a result. (``concurrent.futures`` takes longer to import than most runs have to do.)"""
+class _Sign:
+    """Lives as long as the thread that it was given to."""
+
+
+class Task(Generic[_Result]):
+    """A thread with a result.
+
+    ``threading.Thread`` waits for ever, in ``start`` and in ``join``, for a thread that dies of a lack of memory before
+    its first line. (And ``concurrent.futures`` takes longer to import than most runs have to do.)
+    """
 
     def __init__(self, function: Callable[[Abort], _Result], stop: Abort) -> None:
-        super().__init__(name="beside")
         self._function = function
         self._stop_request = stop
         self._value: _Result
         self._error: BaseException | None = None
+        self._running = _thread.allocate_lock()
+        self._done = False
+
+    def start(self) -> None:
+        """Where there can be no further thread, ``result`` does it."""
+        sign = _Sign()
+        self._alive = weakref.ref(sign)
+        self._running.acquire()
+        with suppress(RuntimeError):
+            _thread.start_new_thread(self._begin, (sign,))
+
+    def _begin(self, _: _Sign) -> None:
+        try:
+            self.run()
+        finally:
+            self._running.release()
 
     def run(self) -> None:
         try:
             self._value = self._function(self._stop_request)
         except BaseException as error:
             self._error = error
+        self._done = True
+
+    def join(self) -> None:
+        while not self._running.acquire(timeout=_LOOK_SECONDS if self._alive() else 0):
+            if self._alive() is None:
+                return
+        self._running.release()
 
     def result(self) -> _Result:
         """Wait for the end of the thread. Raises what its function has raised."""
         self.join()
+        if not self._done:
+            self.run()
         if self._error is not None:
             raise self._error
         return self._value

@@ -27,9 +27,9 @@ def commit(run: Run, work: WorkDirectory, manifest: Manifest) -> Backup | None:
         try:
             kept = recovery.complete(run, work, manifest, proof, old)
             retained = manifests.load(kept) if kept else None
-        except (OSError, errors.StorageError, errors.Refused, errors.InUse) as error:
+        except (OSError, MemoryError, errors.StorageError, errors.Refused, errors.InUse) as error:
             raise errors.CleanUpPending(
-                f"the new database is in place, but not everything could be cleared up ({error})",
+                f"the new database is in place, but not everything could be cleared up ({errors.words(error)})",
                 operation="clean up",
                 path=run.primary,
                 hint="The next run clears up the rest.",
@@ -64,5 +64,5 @@ def give_up(
             run.layout, "restoration" if restoring else "conversion", identity,
             () if restoring else (f"conversions.{result}",), result=result, detail=str(error),
         )  # fmt: skip
-    except (OSError, errors.StoreError) as second:
+    except (OSError, MemoryError, errors.StoreError) as second:
         error.add_note(f"clearing up failed as well, which the next run repeats: {second}")

@@ -15,7 +15,7 @@
     ├── TryAgain              75     somebody else is at work, or the conversion was told to stop
     │   └── Locked  InUse  Aborted  CleanUpPending
     ├── Failed                1      the conversion went wrong; the database is as it was
-    │   └── VerificationFailed  StorageError  OutOfSpace  WorkerFailed  CorruptDatabase
+    │   └── VerificationFailed  StorageError  OutOfSpace  OutOfMemory  WorkerFailed  CorruptDatabase
     └── NeedsAttention        4      both copies are kept; a person has to look
         └── PrimaryUnsound  PreimageLost  StrayWrites  OutcomeUnknown  UnreadableManifest
 
@@ -234,6 +234,10 @@ class OutOfSpace(StorageError):
     """The volume, its inodes or a quota ran out in the middle."""
 
 
+class OutOfMemory(StorageError):
+    """The operating system gave the process no more memory."""
+
+
 class WorkerFailed(Failed):
     """A worker process that decodes values died."""
 
@@ -276,11 +280,27 @@ class UnreadableManifest(NeedsAttention):
 SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+def words(error: BaseException) -> str:
+    """What an error of the system says, without its number and path; ``MemoryError`` says nothing by itself."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def from_memory_error(
+    *, operation: str, path: str | os.PathLike[str], hint: str = ""
+) -> OutOfMemory:
+    return OutOfMemory(
+        "there is no more memory",
+        operation=operation,
+        path=path,
+        hint=hint or "The database is as it was. Give the container more memory and try again.",
+    )
+
+
 def from_os_error(
     error: OSError, *, operation: str, path: str | os.PathLike[str], hint: str = ""
 ) -> StoreError:
     """Wrap an ``OSError``: out of space is said as such, never as corruption."""
-    text = f"{error.strerror or error} (errno {error.errno})"
+    text = f"{words(error)} (errno {error.errno})"
     # A call by descriptor names that: no path, and nothing to a person.
     if isinstance(error.filename, str | bytes | os.PathLike):
         name = os.fsdecode(error.filename)

@@ -238,9 +238,9 @@ def _told_as_restored(run: Run) -> Iterator[None]:
     """An error after the pre-image has taken its place does not say that nothing happened. Raises CleanUpPending."""
     try:
         yield
-    except (OSError, errors.StorageError, errors.Refused, errors.InUse) as error:
+    except (OSError, MemoryError, errors.StorageError, errors.Refused, errors.InUse) as error:
         raise errors.CleanUpPending(
-            f"the old database is in place again, but the recovery did not come to its end ({error})",
+            f"the old database is in place again, but the recovery did not come to its end ({errors.words(error)})",
             operation="restore",
             path=run.primary,
             hint="Nothing is lost. The next run makes sure of it, and clears up the rest.",

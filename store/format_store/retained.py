@@ -96,11 +96,11 @@ def _told_once_deleted(work: WorkDirectory) -> Iterator[None]:
     """An error after the backup's file has gone does not say that nothing happened. Raises CleanUpPending."""
     try:
         yield
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         if durable.exists(work.preimage):
             raise
         raise errors.CleanUpPending(
-            f"the backup is deleted, but not everything could be cleared up ({error.strerror})",
+            f"the backup is deleted, but not everything could be cleared up ({errors.words(error)})",
             operation="delete backup",
             path=work.path,
             hint="The database is as it was. The next run that deletes backups clears up the rest.",

@@ -58,8 +58,10 @@ class Run:
 
 @contextmanager
 def os_errors(operation: str, path: Path, hint: str = "") -> Iterator[None]:
-    """Wrap ``OSError`` at a boundary of the package, chained."""
+    """Wrap ``OSError`` and ``MemoryError`` at a boundary of the package, chained."""
     try:
         yield
     except OSError as error:
         raise errors.from_os_error(error, operation=operation, path=path, hint=hint) from error
+    except MemoryError as error:
+        raise errors.from_memory_error(operation=operation, path=path, hint=hint) from error

@@ -204,10 +204,20 @@ def wrap(
 
 
 def _volume_is_full(path: Path) -> bool:
-    """Whether not even a file of a few pages could be made beside ``path``.
+    """Whether not even a file of a few pages could be made beside ``path``; a quota counts.
 
-    SQLite says that it cannot open a journal or write to its shared memory, and not why.
+    SQLite says that it cannot open a journal or write, and not why. Made without a name, so that nothing is left.
     """
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _SMALLEST_ROOM_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in errors.SPACE_ERRNOS:
+            return True
+    # Not everywhere can files be made like that.
     try:
         found = os.statvfs(path.parent)
     except OSError:

@@ -61,9 +61,9 @@ def swap(
         if not old.held():
             _step_back(run, work, new)
         proof = backups.prove_swapped(layout, work, new, manifest.staging)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise errors.OutcomeUnknown(
-            f"the new database is in place, but the disk did not confirm the swap ({error.strerror})",
+            f"the new database is in place, but the disk did not confirm the swap ({errors.words(error)})",
             operation=_OPERATION,
             path=run.primary,
             hint="Both copies are kept. Check the device behind the volume; the next run then finds out "
@@ -134,9 +134,10 @@ def _step_back(run: Run, work: WorkDirectory, new: lease.WriteLease) -> None:
                 path=run.primary,
                 hint=f"The old database is in place. What was written to the new one is in {kept}.",
             )
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise errors.OutcomeUnknown(
-            f"somebody opened the old database during the swap, and taking the swap back failed ({error.strerror})",
+            "somebody opened the old database during the swap, and taking the swap back failed "
+            f"({errors.words(error)})",
             operation="step back",
             path=run.primary,
             hint="Both copies are kept. Stop the application; the next run finds out which of the two is in "

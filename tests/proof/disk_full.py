@@ -129,7 +129,7 @@ def _enlarge(volume: Path) -> None:
     subprocess.run(["mount", "-o", options, str(volume)], check=True)
 
 
-def _forked(work: Callable[[], str]) -> str:
+def forked(work: Callable[[], str]) -> str:
     """What ``work`` returns, or the name of what it raises, in a process of its own."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -150,7 +150,7 @@ def _forked(work: Callable[[], str]) -> str:
     return said or f"signal {os.WTERMSIG(status)}"
 
 
-def _content(path: Path) -> dict[str, Any]:
+def content(path: Path) -> dict[str, Any]:
     """All that is neither sqlitedict's nor the migration's, and the records by an oracle."""
     found = everything(path)
     found["schema"] = [row for row in found["schema"] if row[2] not in {"unnamed", "added"}]
@@ -177,29 +177,29 @@ def _try(case: Case, source: Path, volume: Path, before: dict[str, Any]) -> Foun
     target = Format.from_spec(SPECS[case.spec])
     if case.death:
         die = Failpoints({case.death: lambda: os.kill(os.getpid(), signal.SIGKILL)})
-        died = _forked(lambda: str(convert(path, target, failpoints=die).outcome))
+        died = forked(lambda: str(convert(path, target, failpoints=die).outcome))
         if died != f"signal {int(signal.SIGKILL)}":
             return Found(case, died, "did not die")
         _fill(volume)
-        said = _forked(lambda: str(recover(path).outcome))
+        said = forked(lambda: str(recover(path).outcome))
         (volume / "filler").unlink()
     else:
-        said = _forked(lambda: str(convert(path, target).outcome))
+        said = forked(lambda: str(convert(path, target).outcome))
     _enlarge(volume)
-    return Found(case, said, _lost(case, path, said, target, before))
+    return Found(case, said, lost(case, path, said, target, before))
 
 
-def _lost(case: Case, path: Path, said: str, target: Format, before: dict[str, Any]) -> str:
+def lost(case: Case, path: Path, said: str, target: Format, before: dict[str, Any]) -> str:
     name = said.split(maxsplit=1)[0]
     if not case.death and said != "converted" and name not in NO_SPACE:
         return f"it said {said}"
     recover(path)
-    if _content(path) != before:
+    if content(path) != before:
         return "the content is not what it was"
     if said == "converted" and marker_of(path) is None:
         return "it said that it was converted"
     convert(path, target)
-    if _content(path) != before:
+    if content(path) != before:
         return "the content is not what it was once it was converted"
     rest = leftovers(path)
     return f"{rest} are left over" if rest else ""
@@ -209,7 +209,7 @@ def main(folder: str, step: str) -> None:
     volume = Path(folder) / "volume"
     volume.mkdir()
     source = pristine(Path(folder))
-    before = _content(source)
+    before = content(source)
     preflight.require_space = lambda *_: None
     for case in cases(source.stat().st_size, step=int(step)):
         _mount(volume, case.limit)

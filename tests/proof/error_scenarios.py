@@ -326,6 +326,20 @@ def retention(directory: Path) -> list[Scenario]:
     ]
 
 
+def of_many_records(directory: Path, count: int) -> Scenario:
+    """A conversion of values that takes chunks, workers and memory."""
+    path = _place(directory, f"convert {count}")
+    records = sample(count)
+    write_plain(path, records)
+    path.chmod(MODE)
+
+    def state(path: Path) -> str:
+        assert records_on_disk(path) == records
+        return "new" if marker_of(path) else "old"
+
+    return Scenario(f"{count} records", path.parent, state, _converter(DICT), target=DICT)
+
+
 def all_of_them(directory: Path) -> list[Scenario]:
     converting = conversions(directory)
     return [

@@ -16,13 +16,13 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Self
+from typing import Any, Self
 
 from format_store import errors, history, recover
 from tests.proof.error_scenarios import Scenario, all_of_them
@@ -185,21 +185,28 @@ class Bench:
                     tally.lost.append(f"{case}: {problem}")
         return tally
 
-    def limit(self, scenario: Scenario, sizes: Sequence[int]) -> Tally:
-        """Real short writes: no file may grow beyond so many bytes, what fits is written, the rest is EFBIG."""
+    def limit(self, scenario: Scenario, limit: str, sizes: Sequence[int]) -> Tally:
+        """With so much of a resource: its name as in ``Request.limits``.
 
-        def attempt(size: int) -> tuple[str, str]:
+        ``FSIZE`` makes real short writes: of a file that may not grow further what fits is written, the rest is EFBIG.
+        """
+        return self.vary(scenario, [{"limits": ((limit, size),)} for size in sizes])
+
+    def vary(self, scenario: Scenario, worlds: Sequence[Mapping[str, Any]]) -> Tally:
+        """In each of these worlds: fields of ``Request``."""
+
+        def attempt(world: Mapping[str, Any]) -> tuple[str, str]:
             with self._prepared(scenario) as (zygote, path, request, _):
                 before = path.read_bytes() if scenario.rests and path.exists() else None
-                ending = zygote.run(replace(request, file_size=size))
+                ending = zygote.run(replace(request, **world))
                 try:
                     return judge(scenario, path, ending, before), ""
                 except (AssertionError, errors.StoreError) as error:
-                    return "lost", f"{scenario.name} with files of {size} bytes: {error}"
+                    return "lost", f"{scenario.name} with {world}: {error}"
 
         tally = Tally()
         with ThreadPoolExecutor(self._jobs) as pool:
-            for outcome, problem in pool.map(attempt, sizes):
+            for outcome, problem in pool.map(attempt, worlds):
                 tally.tried += 1
                 tally.outcomes[outcome] += 1
                 tally.lost += [problem] if problem else []
@@ -255,7 +262,7 @@ def long(report: Report) -> None:
     with tempfile.TemporaryDirectory() as name, Bench(Path(name)) as bench:
         for scenario in all_of_them(Path(name)):
             begun = time.monotonic()
-            tally = bench.limit(scenario, FILE_SIZES)
+            tally = bench.limit(scenario, "FSIZE", FILE_SIZES)
             for problem in tally.lost:
                 report.progress(problem)
             report.add(

@@ -39,11 +39,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Request:
-    """One operation: the driver's arguments, and how its world is."""
+    """One operation: the driver's arguments, and how its world is.
+
+    ``limits``: names of resource limits (``RLIMIT_AS`` without its first word) and what is left to the operation: bytes
+    beyond what it has already, descriptors beyond those, the size of a file. ``worker_dies``: a worker is killed when so
+    many things were read from workers or written to them.
+    """
 
     words: tuple[str, ...]
     hard_links: bool = True
-    file_size: int | None = None
+    limits: tuple[tuple[str, int], ...] = ()
+    worker_dies: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,8 @@ class Zygote:
             "words": request.words,
             "who": who,
             "hardLinks": request.hard_links,
-            "fileSize": request.file_size,
+            "limits": dict(request.limits),
+            "workerDies": request.worker_dies,
         }
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()

@@ -56,7 +56,7 @@ def test_short_writes_lose_nothing(tmp_path: Path, name: str) -> None:
     """A file that ends in the middle of a write is an error like any other, wherever it ends."""
     (scenario,) = [found for found in all_of_them(tmp_path) if found.name == name]
     with Bench(tmp_path) as bench:
-        tally = bench.limit(scenario, FILE_SIZES[::16])
+        tally = bench.limit(scenario, "FSIZE", FILE_SIZES[::16])
     assert tally.lost == []
     assert {"StorageError"} <= tally.outcomes.keys()
 

@@ -4,8 +4,8 @@
 
 Everything that the store loads has been loaded before the fork, and strace counts from where it is attached: so the
 K-th call of a name is the store's K-th, never the interpreter's. Requests are lines of JSON on standard input
-(``{"words": [driver's arguments], "who": null | 0 | 1 …, "hardLinks": bool, "fileSize": null | bytes}``); answers
-are lines of JSON on standard output:
+(``{"words": [driver's arguments], "who": null | 0 | 1 …, "hardLinks": bool, "limits": {"AS": bytes, …}, "workerDies": null | N}``);
+answers are lines of JSON on standard output:
 
     {"attach": ID}                process or thread ``who`` waits until strace traces it and the gate has a byte
     {"code": …, "said": …}        the operation has ended (not after a kill)
@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import itertools
 import json
 import os
 import resource
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from format_store import beside, convert, durable, restore_backup, undo
+from format_store.codecs import pool
 from tests.crash import driver
 from tests.support import preloaded
 from tests.support.restorations import converted
@@ -82,6 +84,35 @@ def announce_thread(number: int, gate: int) -> None:
     beside.Task.run = announced  # type: ignore[method-assign]
 
 
+def bound(limit: str, left: int) -> int:
+    """The limit that leaves so much to this process, beyond what it has."""
+    if limit == "AS":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return pages * resource.getpagesize() + left
+    if limit == "NOFILE":
+        taken = set(map(int, os.listdir("/proc/self/fd")))
+        free = (number for number in itertools.count() if number not in taken)
+        return next(itertools.islice(free, left, None))
+    return left
+
+
+def let_a_worker_die(number: int) -> None:
+    """Before the ``number``-th exchange with a worker, counted from 0, that worker is killed, and gone."""
+    exchanges = itertools.count()
+
+    def doomed(real: Callable[[Any], None]) -> Callable[[Any], None]:
+        def exchange(self: Any) -> None:
+            if next(exchanges) == number:
+                self.kill()
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            real(self)
+
+        return exchange
+
+    for name in ("read", "write"):
+        setattr(pool._Worker, name, doomed(getattr(pool._Worker, name)))
+
+
 def operate(request: dict[str, Any], gate: int) -> NoReturn:
     """The child: run the driver, tell what it said, and end without an interpreter's clearing up."""
     who = request.get("who")
@@ -89,8 +120,11 @@ def operate(request: dict[str, Any], gate: int) -> NoReturn:
         durable.link = lambda *_: False
     said = io.StringIO()
     ctypes.CDLL(None).prctl(driver.PR_SET_PTRACER, driver.PR_SET_PTRACER_ANY, 0, 0, 0)
-    if request.get("fileSize") is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["fileSize"], resource.RLIM_INFINITY))
+    for name, left in request.get("limits", {}).items():
+        limit = getattr(resource, f"RLIMIT_{name}")
+        resource.setrlimit(limit, (bound(name, left), resource.getrlimit(limit)[1]))
+    if request.get("workerDies") is not None:
+        let_a_worker_die(request["workerDies"])
     try:
         with contextlib.redirect_stdout(said):
             if who:

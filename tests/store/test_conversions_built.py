@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import re
@@ -233,17 +234,17 @@ def test_connections_to_the_copy_are_closed_one_after_the_other(
     path = tmp_path / "orders.db"
     write_plain(path, RECORDS, journal_mode="WAL")
     order: list[str] = []
-    tasks: list[threading.Thread] = []
+    stops: list[Abort] = []
     begun, awaited = threading.Event(), threading.Event()
     join, looked, compared = beside.Task.join, check._check_structure, check.compare_table
 
-    def joining(task: beside.Task[object], timeout: float | None = None) -> None:
-        if task in tasks:
+    def joining(task: beside.Task[object]) -> None:
+        if task._stop_request in stops:
             awaited.set()
-        join(task, timeout)
+        join(task)
 
     def structure_(job: Job, stop: Abort) -> None:
-        tasks.append(threading.current_thread())
+        stops.append(stop)
         begun.set()
         looked(job, stop)
         assert awaited.wait(30)
@@ -296,3 +297,19 @@ def test_two_things_at_a_time() -> None:
     with pytest.raises(ValueError, match="body"), beside.running(waiting):
         raise ValueError("body")
     assert told.is_set()
+
+
+@pytest.mark.parametrize("how", ["none can be started", "it dies before its first line"])
+def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Where memory or processes run out there is no second thread: the first does it, and nobody waits for ever."""
+
+    def start(function: Any, arguments: tuple[Any, ...]) -> None:
+        del function, arguments
+        if how == "none can be started":
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    with beside.running(lambda _: threading.get_ident()) as task:
+        assert task.result() == threading.get_ident()
+    with pytest.raises(ValueError, match="body"), beside.running(lambda _: 0 / 0):
+        raise ValueError("body")
