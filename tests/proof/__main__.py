@@ -19,7 +19,16 @@ from pathlib import Path
 from tests.proof.report import Report
 
 #: Modules beside this one with a function ``long(report)``, the quickest first.
-PROOFS = ("disk_full", "limits", "errors", "crash_states", "histories", "hostile", "mutations")
+PROOFS = (
+    "disk_full",
+    "limits",
+    "kills",
+    "errors",
+    "crash_states",
+    "histories",
+    "hostile",
+    "mutations",
+)
 
 
 def table(report: Report) -> str:

@@ -110,8 +110,11 @@ class Scenario:
 
     def request(self, path: Path) -> Request:
         if self.killed:
-            return self._asked(path, "recover")
+            return self.recovery(path)
         return self._asked(path, self.operation, *self.more)
+
+    def recovery(self, path: Path) -> Request:
+        return self._asked(path, "recover")
 
     def _asked(self, path: Path, operation: str, *more: str) -> Request:
         target = ("--to", json.dumps(self.target)) if self.target else ()

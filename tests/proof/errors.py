@@ -52,14 +52,16 @@ IS_NEW = re.compile(r"new database is in place|is converted|the database is comp
 
 @dataclass(frozen=True)
 class Case:
-    """One fault at one place of one operation."""
+    """One fault at one place of one operation; ``again``: the recovery is killed there (if it gets there)."""
 
     scenario: Scenario
     place: Place
     fault: str
+    again: Place | None = None
 
     def __str__(self) -> str:
-        return f"{self.scenario.name}: {self.fault} at {self.place} ({self.place.text[:120]})"
+        then = f", then a kill at {self.again}" if self.again else ""
+        return f"{self.scenario.name}: {self.fault} at {self.place} ({self.place.text[:120]}){then}"
 
 
 def faults(place: Place) -> list[str]:
@@ -219,7 +221,13 @@ class Bench:
             if not ending.injected and ending.code != -9:
                 return case, "missed", ""
             try:
-                return case, judge(case.scenario, path, ending, before), ""
+                twice = False
+                if case.again:
+                    second = zygote.inject(case.scenario.recovery(path), case.again, KILL, log)
+                    assert second.code in (0, -9), second
+                    twice = second.code == -9
+                outcome = judge(case.scenario, path, ending, before)
+                return case, "killed twice" if twice else outcome, ""
             except (AssertionError, errors.StoreError) as error:
                 return case, "lost", f"{type(error).__name__}: {error} after {ending}"
 

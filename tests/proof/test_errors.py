@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash import strace
+from tests.proof import kills
 from tests.proof.error_scenarios import NAME, all_of_them
 from tests.proof.errors import FILE_SIZES, KILL, SEED, Bench, Case, cases, judge
 from tests.proof.injection import Ending
@@ -49,6 +50,20 @@ def test_an_error_at_any_system_call_loses_nothing_and_says_so(
     assert {"StorageError", "OutOfSpace", "ReadOnly", "done", "killed"} <= tally.outcomes.keys()
     assert any(case.fault == KILL for case in sample)
     record_property("errors", tally.tried - tally.missed)
+
+
+@needs_strace
+def test_a_second_kill_in_the_recovery_loses_nothing(tmp_path: Path) -> None:
+    """Killed at any call, and the recovery after it as well: wholly old or wholly new, and the next run finishes."""
+    scenarios = {scenario.name: scenario for scenario in all_of_them(tmp_path)}
+    generator = random.Random(SEED)
+    sample: list[Case] = []
+    with Bench(tmp_path) as bench:
+        for found in kills.cases(bench, [scenarios[name] for name in SAMPLED[2:]]):
+            sample += generator.sample([case for case in found if case.again], EACH // 2)
+        tally = bench.run(sample)
+    assert tally.lost == []
+    assert tally.outcomes["killed twice"] > len(sample) / 4
 
 
 @pytest.mark.parametrize("name", ["sqlite: convert", "restore without hard links"])
