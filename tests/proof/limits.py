@@ -18,7 +18,7 @@ from tests.proof.errors import Bench, Tally
 from tests.proof.report import Report
 
 #: Bytes of address space beyond what the process has: up to where nothing fails any more.
-MEMORY: Final = range(0, 8 << 20, 32 << 10)
+MEMORY: Final = range(0, 512 << 10, 8 << 10)
 #: Open files beyond those of the interpreter.
 DESCRIPTORS: Final = range(1, 40)
 #: Things read from workers and written to them: more than there are.
