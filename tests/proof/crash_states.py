@@ -96,9 +96,8 @@ def record(scenario: Scenario, root: Path) -> Run:
     replayed = Replay(volume, before, ours)
     replayed.run(found)
     recording = replayed.recording()
-    if not scenario.unsynced:
-        return Run(scenario, recording, prepared.outcome)
-    return _unsynced(Run(scenario, recording, prepared.outcome))
+    run = Run(scenario, recording, prepared.outcome, result=prepared.result)
+    return _unsynced(run) if scenario.unsynced else run
 
 
 def _unsynced(run: Run) -> Run:

@@ -41,11 +41,12 @@ RECODED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """``words``: what the driver is to do, after the path."""
+    """``words``: what the driver is to do, after the path. ``result``: what the database is then."""
 
     operation: str
     words: Sequence[str]
     outcome: Outcome
+    result: str = "new"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,21 @@ def _recoded(path: Path) -> Prepared:
 def _kept(path: Path) -> Prepared:
     write_plain(path, RECORDS)
     return Prepared("convert", _to(KEYS, "--retain", "3600"), Conversion(RECORDS, KEYS, kept=True))
+
+
+def _taken_back(path: Path) -> Prepared:
+    """Somebody opens the old file as it is replaced: it is put back."""
+    write_plain(path, RECORDS)
+    when = (
+        "--failpoint",
+        "swap.after-rename",
+        "opened",
+        "--failpoint",
+        "step-back.after-rename",
+        "closed",
+    )
+    words = _to(KEYS, *when, "--told", "75")
+    return Prepared("convert", words, Conversion(RECORDS, KEYS), "old")
 
 
 _LEAVE_WAL = """
@@ -173,6 +189,7 @@ SCENARIOS = (
     Scenario("conversion of a WAL file", _wal),
     Scenario("conversion with a hot journal", _hot_journal),
     Scenario("conversion of what was never synced", _kept, unsynced=True),
+    Scenario("conversion that is taken back", _taken_back),
     Scenario("sqlite conversion", _migrated),
     Scenario("restoration", _restored),
     Scenario("restoration of a lost database", _reinstated),
@@ -187,6 +204,8 @@ ALL = (
     *(
         replace(scenario, name=f"{scenario.name}, no hard links", hard_links=False)
         for scenario in SCENARIOS
+        # Without hard links there is no way back from a swap: both copies are kept.
+        if scenario.prepare is not _taken_back
     ),
 )
 
