@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from format_store import (
 )
 from tests.crash.aftermath import HIERARCHICAL, require_intact
 from tests.support.databases import format_on_disk, leftovers, records_on_disk, sample, write_plain
+from tests.support.openers import opened
 from tests.support.restorations import BEFORE, LATER, converted
 
 RECORDS = sample(12)
@@ -295,6 +297,29 @@ def test_restored_but_not_to_the_end(
         recover(database)
     monkeypatch.undo()
     assert records_on_disk(database) == RECORDS
+    recover(database)
+    assert database.stat().st_nlink == 1
+    assert records_on_disk(database) == RECORDS
+
+
+def test_opened_as_soon_as_it_is_restored(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application did not wait: the database is told as restored, and the rest goes once it is closed."""
+    from tests.crash.test_recovery import kill_at
+
+    kill_at(database, "swap.after-fsync")
+    database.unlink()
+    real = lease.take
+    with ExitStack() as application:
+
+        def take(path: Path, *, operation: str, **options: Any) -> lease.WriteLease:
+            if operation == "discard":
+                application.enter_context(opened(database))
+            return real(path, operation=operation, **options)
+
+        monkeypatch.setattr(lease, "take", take)
+        with pytest.raises(errors.CleanUpPending, match="the old database is in place again"):
+            recover(database)
+    monkeypatch.undo()
     recover(database)
     assert database.stat().st_nlink == 1
     assert records_on_disk(database) == RECORDS

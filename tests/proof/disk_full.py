@@ -24,10 +24,10 @@ from typing import Any, Final
 from format_store import Failpoints, Format, convert, errors, preflight, recover
 from tests.proof.report import Report
 from tests.support.databases import leftovers, marker_of, read_table, sample, write_plain
+from tests.support.interpreter import environment
 from tests.support.namespaces import MountNamespace
 from tests.support.sqlite_files import EVERY_KIND, everything, write_sql
 
-ROOT: Final = Path(__file__).parents[2]
 RECORDS: Final = sample(250)
 SPECS: Final[dict[str, dict[str, Any]]] = {
     "keys": {"sqlitedict": {"keyEncoding": "hierarchical"}},
@@ -90,7 +90,7 @@ def play(step: int) -> list[Found]:
     with MountNamespace() as namespace, tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [*namespace.prefix, sys.executable, "-m", "tests.proof.disk_full", folder, str(step)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=environment(),
             capture_output=True,
             text=True,
             check=False,

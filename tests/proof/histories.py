@@ -48,6 +48,7 @@ from format_store import (
 )
 from tests.proof.report import Report
 from tests.support.databases import leftovers, marker_of, read_table
+from tests.support.interpreter import environment
 
 _ADDED = {"number": 1, "sql": "CREATE TABLE added (a)", "down": "DROP TABLE added"}
 SPECS: Final[dict[str, dict[str, Any]]] = {
@@ -335,7 +336,7 @@ def run(examples: int, steps: int, *, seeded: bool) -> Counter[str]:
             str(steps),
             *(["seeded"] * seeded),
         ],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -118,4 +118,15 @@ _REFUSALS = (
     Mutation("a swap that may have happened is discarded", "ending.py", "if isinstance(error, errors.NeedsAttention):\n        return\n", "if False:\n        return\n", (f"{_CHECKS}::test_attention_discards_nothing",)),
 )  # fmt: skip
 
-MUTATIONS = (*_LEASES, *_LOCKS, *_PROOFS, *_SITUATIONS, *_REFUSALS)
+_TOLD = "tests/crash/test_error_findings.py"
+_WHAT_IS_TOLD = (
+    Mutation("told: a swap that is not taken back fails like anything else", "swap.py", '    except (OSError, MemoryError) as error:\n        raise errors.OutcomeUnknown(\n            "somebody', '    except ZeroDivisionError as error:\n        raise errors.OutcomeUnknown(\n            "somebody', (f"{_TOLD}::test_a_swap_that_cannot_be_taken_back",)),
+    Mutation("told: an opener after the swap is in the way of it", "ending.py", "errors.Refused, errors.InUse)", "errors.Refused)", (f"{_TOLD}::test_the_old_file_is_opened_once_the_swap_is_done",)),
+    Mutation("told: a restoration that an opener follows failed", "recovery.py", "errors.Refused, errors.InUse)", "errors.Refused)", (f"{_TOLD}::test_opened_as_soon_as_it_is_restored",)),
+    Mutation("told: backups stay in silence", "retained.py", "except (errors.InUse, errors.NeedsAttention) as error:\n            problems.append(error)", "except (errors.InUse, errors.NeedsAttention) as error:\n            problems.extend([error] if error.retryable else [])", (f"{_RETENTION}::test_no_backup_goes_while_the_database_is_not_well",)),
+    Mutation("told: memory that ran out is nobody's error", "run.py", "    except MemoryError as error:", "    except ZeroDivisionError as error:", ("tests/proof/test_limits.py::test_without_memory",)),
+    Mutation("told: a quota is an I/O error", "sqlitefile.py", "        if error.errno in errors.SPACE_ERRNOS:\n            return True\n", "        pass\n", ("tests/proof/test_limits.py::test_a_quota",)),
+    Mutation("told: what no thread could do is not done", "beside.py", "        if not self._done:\n            self.run()\n", "", ("tests/store/test_conversions_built.py::test_no_thread_to_be_had",)),
+)  # fmt: skip
+
+MUTATIONS = (*_LEASES, *_LOCKS, *_PROOFS, *_SITUATIONS, *_REFUSALS, *_WHAT_IS_TOLD)

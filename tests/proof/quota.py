@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from format_store import Format, convert, preflight
-from tests.proof.disk_full import ROOT, SPECS, Case, content, forked, lost, pristine
+from tests.proof.disk_full import SPECS, Case, content, forked, lost, pristine
+from tests.support.interpreter import environment
 from tests.support.namespaces import MountNamespace
 
 #: Bytes between two quotas that are tried: btrfs gives space by the 4 KiB, and takes 16 for what it notes.
@@ -39,7 +40,7 @@ def play(step: int) -> tuple[Counter[str], list[str]]:
     with MountNamespace() as namespace, tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [*namespace.prefix, sys.executable, "-m", "tests.proof.quota", folder, str(step)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=environment(),
             capture_output=True,
             text=True,
             check=False,
