@@ -159,8 +159,11 @@ def complete(
             if manifest.pinned or manifest.retain_for > 0:
                 # A backup that somebody still writes to would swallow what they commit.
                 backups.require_untouched(work, manifest, held)
-                _record_success(run, work, manifest)
-                return backups.retain(run.layout, work, manifest)
+                recorded = _record_success(run, work, manifest)
+                kept = backups.retain(run.layout, work, manifest)
+                if not recorded:
+                    _record_success(run, work, manifest)  # a staging copy may have gone meanwhile
+                return kept
             backups.delete_preimage(work, manifest, held, proof)
         run.observer.backup_deleted(manifest.backup(work))
     except errors.StrayWrites as error:

@@ -144,7 +144,11 @@ def _open(run: Run, work: WorkDirectory) -> Marker | None:
             # Not the old file's inode, and empty: its creation reached the disk and its content did not, or
             # an application began anew (flag 'n'). It holds nothing, and is kept in quarantine.
             raise _Unreadable
-        return sqlitefile.read_marker(run.layout)
+        try:
+            return sqlitefile.read_marker(run.layout)
+        except errors.CorruptDatabase:
+            # SQLite tells some errors of a disk as damage. What is damaged is so the second time as well.
+            return sqlitefile.read_marker(run.layout)
     except errors.NotASQLiteDatabase as error:
         raise _Unreadable from error
     except errors.CorruptDatabase as error:

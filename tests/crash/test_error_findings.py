@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from format_store import (
     Format,
     Outcome,
     RecoveryOutcome,
+    Retention,
     convert,
     delete_backup,
     durable,
@@ -30,6 +31,8 @@ from format_store import (
     sqlitefile,
     unpin_backup,
 )
+from format_store.formats import Marker
+from format_store.layout import Layout
 from tests.crash.aftermath import HIERARCHICAL, require_intact
 from tests.support.databases import format_on_disk, leftovers, records_on_disk, sample, write_plain
 from tests.support.openers import opened
@@ -158,7 +161,6 @@ def test_a_history_that_cannot_be_read_after_the_swap(
 def test_a_size_that_cannot_be_asked(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result's size is for people: a conversion that is done is not told as failed for its sake."""
     from format_store import results
-    from format_store.layout import Layout
     from format_store.run import Run
 
     failing(monkeypatch, os, "stat", lambda path, **_: Path(path) == database)
@@ -249,6 +251,40 @@ def test_the_success_is_counted_once_there_is_space(
     recover(database)
     assert len(refused) == 2
     assert history.read(database).totals["conversions.succeeded"] == 1
+
+
+def test_the_success_is_counted_beside_a_backup(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space for the history while the backup is put away: it is remembered once that is done."""
+    failing(
+        monkeypatch, durable, "write_file",
+        lambda path, _: path.name == "history.jsonl", errno.ENOSPC,
+    )  # fmt: skip
+    convert(database, TARGET, retention=Retention(3600))
+    assert history.read(database).totals["conversions.succeeded"] == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_damage_that_is_none(database: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """SQLite tells some errors of a disk as damage: a recovery looks twice before it asks for a person."""
+    from tests.crash.test_recovery import kill_at
+
+    kill_at(database, "swap.after-rename")
+    real = sqlitefile.read_marker
+    told: list[None] = []
+
+    def read(layout: Layout) -> Marker | None:
+        if len(told) < times:
+            told.append(None)
+            raise errors.CorruptDatabase("malformed", operation="test", path=layout.primary)
+        return real(layout)
+
+    monkeypatch.setattr(sqlitefile, "read_marker", read)
+    with nullcontext() if times == 1 else pytest.raises(errors.PrimaryUnsound):
+        recover(database)
+    assert len(told) == times
+    assert require_intact(database, RECORDS, HIERARCHICAL) == "new"
 
 
 @pytest.mark.parametrize("pruned", [False, True])
