@@ -23,6 +23,8 @@ PROOFS = (
     "disk_full",
     "limits",
     "kills",
+    "flush_failures",
+    "real_filesystems",
     "errors",
     "crash_states",
     "histories",

@@ -196,10 +196,11 @@ class Checker:
         path = volume / NAME
         with self._hard_links():
             recover(path)
-            _require_history(volume, recording)
+            known = recording.before.find([f".{NAME}.storageformat", "history.jsonl"])
+            require_history(path, b"" if known is None else bytes(recording.before.files[known]))
             key = fingerprint(volume)
             if key not in self._judged:
-                self._judged[key] = self._judge(path)
+                self._judged[key] = judge(path, self._run.outcome)
         return self._judged[key]
 
     @contextmanager
@@ -213,27 +214,26 @@ class Checker:
         ):
             yield
 
-    def _judge(self, path: Path) -> str:
-        assert inspect(path).pending == ()
-        assert not path.exists() or path.stat().st_nlink == 1
-        before = fingerprint(path.parent)
-        assert recover(path).recoveries == ()
-        assert fingerprint(path.parent) == before, "a second recovery changed something"
-        where = self._run.outcome.judge(path)
-        self._run.outcome.finish(path)
-        return where
+
+def judge(path: Path, outcome: Outcome) -> str:
+    """``old`` or ``new``, once recovery has run: nothing is pending, and what was interrupted can be done."""
+    assert inspect(path).pending == ()
+    assert not path.exists() or path.stat().st_nlink == 1
+    before = fingerprint(path.parent)
+    assert recover(path).recoveries == ()
+    assert fingerprint(path.parent) == before, "a second recovery changed something"
+    where = outcome.judge(path)
+    outcome.finish(path)
+    return where
 
 
-def _require_history(volume: Path, recording: Recording) -> None:
+def require_history(path: Path, before: bytes) -> None:
     """It has whole lines, and those that it had: the totals are in them."""
-    state = f".{NAME}.storageformat"
-    known = recording.before.find([state, "history.jsonl"])
-    file = volume / state / "history.jsonl"
+    file = path.parent / f".{path.name}.storageformat" / "history.jsonl"
     lines = file.read_bytes().splitlines() if file.exists() else []
     assert all(isinstance(json.loads(line), dict) for line in lines)
-    if known is not None:
-        before = bytes(recording.before.files[known]).splitlines()
-        assert lines[: len(before)] == before, "the history has lost something"
+    known = before.splitlines()
+    assert lines[: len(known)] == known, "the history has lost something"
 
 
 def fingerprint(volume: Path) -> bytes:
