@@ -41,8 +41,11 @@ HOW = (
     "as root, with loop devices and /dev/fuse:"
     " apt-get install nbdkit nbdkit-plugin-python libnbd-bin e2fsprogs xfsprogs btrfs-progs"
 )
+#: Mounts, processes and memory of its own, that end with it, as it does with whoever started it.
 _APART = (
+    "setpriv", "--pdeathsig", "KILL",
     "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
+    "sh", "-c", f'mount -t tmpfs tmpfs {MEMORY} && exec "$0" "$@"',
 )  # fmt: skip
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -91,7 +94,7 @@ def available() -> bool:
 
 
 def run_apart(module: str, *arguments: str) -> str:
-    """What a module prints that is run as a program with mounts and processes of its own, which end with it."""
+    """What a module prints that is run as a program, apart from all others."""
     done = subprocess.run(
         [*_APART, sys.executable, "-m", module, *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

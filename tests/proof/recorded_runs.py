@@ -46,12 +46,10 @@ def _many(path: Path) -> Prepared:
     return Prepared("convert", words, Conversion(MANY, KEYS, kept=True))
 
 
-#: What nobody has synced is its application's risk until it is the pre-image: ``crash_states`` has that.
-SCENARIOS_HERE = (
-    Scenario("conversion of many records", _many),
-    *(scenario for scenario in SCENARIOS if not scenario.unsynced),
-)
-SCENARIO = {scenario.name: scenario for scenario in SCENARIOS_HERE}
+SCENARIO = {
+    scenario.name: scenario
+    for scenario in (Scenario("conversion of many records", _many), *SCENARIOS)
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Recording:
-    """``begun`` and ``done``: how many entries there were when the run began, and when its process had ended."""
+    """``begun`` and ``done``: how many entries there were when the run began to count, and when it had ended."""
 
     base: Blocks
     entries: Sequence[Entry]
@@ -98,40 +96,53 @@ class Workshop:
         self.image = folder / "image"
         self.mount = folder / "mount"
         self.path = self.mount / "data" / NAME
-        self.mount.mkdir(exist_ok=True)
+        self._since = folder / "since"
+        self.mount.mkdir()
 
     def prepare(self, scenario: Scenario) -> tuple[Prepared, bytes]:
         """Leaves the database and a neighbour's file on the image; the history's bytes come with it."""
+        with self._new():
+            prepared = scenario.prepare(self.path)
+            file = self.path.parent / f".{NAME}.storageformat" / "history.jsonl"
+            history = file.read_bytes() if file.exists() else b""
+        if scenario.unsynced:
+            with self._new():
+                pass  # it is written when it is recorded, and no unmounting syncs it
+        return prepared, history
+
+    @contextmanager
+    def _new(self) -> Iterator[None]:
         make(self.kind, self.image)
         with mounted(self.kind, self.image, self.mount):
             self.path.parent.mkdir()
             (self.mount / "neighbour").touch()
-            prepared = scenario.prepare(self.path)
-            history = self.path.parent / f".{NAME}.storageformat" / "history.jsonl"
-            return prepared, history.read_bytes() if history.exists() else b""
+            yield
 
     def record(self, prepared: Prepared, request: Request, failure: str = "") -> Recording:
         """Run it on what is on the image; ``failure``: see ``recorded_device``, counted from the run's begin."""
+        scenario = SCENARIO[request.scenario]
         base = blocks_of(self.image)
         with Recorder(self.image, self.folder) as recorder:
             with mounted(self.kind, recorder.device, self.mount):
-                begun = recorder.length()
+                if scenario.unsynced:
+                    scenario.prepare(self.path)
+                self._since.write_text(str(recorder.length()))
                 if failure:
                     recorder.failure.write_text(failure)
-                code, said = self._operate(prepared, request)
+                code, said = self._operate(prepared, request, recorder)
                 failed = bool(failure) and not recorder.failure.exists()
                 recorder.failure.unlink(missing_ok=True)
-                done = recorder.length()
+                begun, done = int(self._since.read_text()), recorder.length()
             return Recording(base, list(recorder.entries()), begun, done, code, said, failed)
 
-    def _operate(self, prepared: Prepared, request: Request) -> tuple[int, str]:
+    def _operate(self, prepared: Prepared, request: Request, recorder: Recorder) -> tuple[int, str]:
         """Run the driver in a process of its own: its exit code, and what it printed."""
         with tempfile.TemporaryFile("w+") as said:
             pid = os.fork()
             if pid == 0:
                 try:
                     os.dup2(said.fileno(), 1)
-                    code = self._in_child(prepared, request)
+                    code = self._in_child(prepared, request, recorder)
                 except BaseException as error:
                     os.write(1, repr(error).encode())
                     code = 99
@@ -140,7 +151,7 @@ class Workshop:
             said.seek(0)
             return os.waitstatus_to_exitcode(status), said.read()
 
-    def _in_child(self, prepared: Prepared, request: Request) -> int:
+    def _in_child(self, prepared: Prepared, request: Request, recorder: Recorder) -> int:
         commit = self._neighbour()
         neighbour = None
         if request.neighbour == NEIGHBOURS[1]:
@@ -149,6 +160,8 @@ class Workshop:
             neighbour = os.fork()
             while neighbour == 0:
                 commit()
+        if SCENARIO[request.scenario].unsynced:
+            sys.addaudithook(lambda *event: self._note_preimage(recorder, *event))
         if request.broken is not None:
             _break_syncs(request.broken)
         try:
@@ -158,6 +171,11 @@ class Workshop:
             if neighbour:
                 os.kill(neighbour, signal.SIGKILL)
                 os.waitpid(neighbour, 0)
+
+    def _note_preimage(self, recorder: Recorder, event: str, arguments: tuple[Any, ...]) -> None:
+        """What an application has not synced is its own risk until its file becomes the pre-image."""
+        if event == "os.link" and str(arguments[1]).endswith("preimage.db"):
+            self._since.write_text(str(recorder.length()))
 
     def _neighbour(self) -> Callable[[], None]:
         """Lets the filesystem commit what came before, and none of the data of others' files."""

@@ -37,15 +37,18 @@ def test_power_cuts_on_a_real_filesystem(kind: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "neighbour", "unsynced"),
+    ("kind", "scenario", "neighbour", "unsynced"),
     [
-        ("ext4", NOBODY, ""),
-        ("ext4 data=writeback", EACH_CHANGE, "/staging.db"),
-        ("xfs", EACH_CHANGE, "/staging.db"),
-        ("btrfs", NOBODY, "/staging.db"),
+        ("ext4", MANY, NOBODY, ""),
+        ("ext4", "conversion of what was never synced", EACH_CHANGE, "/orders.db"),
+        ("ext4 data=writeback", MANY, EACH_CHANGE, "/staging.db"),
+        ("xfs", MANY, EACH_CHANGE, "/staging.db"),
+        ("btrfs", MANY, NOBODY, "/staging.db"),
     ],
 )
-def test_what_was_not_synced_is_lost(kind: str, neighbour: str, unsynced: str) -> None:
-    """Had nothing been synced, or the staging copy not, there would be disks from which the database is lost."""
-    (found,) = play([Request(kind, MANY, neighbour, broken=unsynced, most=150)])
+def test_what_was_not_synced_is_lost(
+    kind: str, scenario: str, neighbour: str, unsynced: str
+) -> None:
+    """Had nothing been synced, or one of the files not, there would be disks from which the database is lost."""
+    (found,) = play([Request(kind, scenario, neighbour, broken=unsynced, most=150)])
     assert found.lost
