@@ -205,7 +205,7 @@ class Checker:
 def examine(workshop: Workshop, request: Request) -> Found:
     prepared, history = workshop.prepare(SCENARIO[request.scenario])
     recording = workshop.record(prepared, request)
-    assert recording.code == 0, recording.said
+    assert recording.ended[0][0] == 0, recording.ended
     recording.require_whole(workshop.image)
     kinds = Counter(entry.kind for entry in recording.entries)
     found = Found(request, kinds["write"], kinds["flush"])

@@ -74,10 +74,9 @@ class Recording:
     entries: Sequence[Entry]
     begun: int
     done: int
-    code: int
-    said: str
+    ended: Sequence[tuple[int, dict[str, Any]]]
     failed: bool
-    """Whether the failure that was asked for has happened."""
+    """``ended``: exit codes and answers; ``failed``: whether the failure that was asked for has happened."""
 
     def require_whole(self, image: Path) -> None:
         """What was noted leads from the image as it was to the image as it is."""
@@ -118,7 +117,9 @@ class Workshop:
             (self.mount / "neighbour").touch()
             yield
 
-    def record(self, prepared: Prepared, request: Request, failure: str = "") -> Recording:
+    def record(
+        self, prepared: Prepared, request: Request, failure: str = "", times: int = 1
+    ) -> Recording:
         """Run it on what is on the image; ``failure``: see ``recorded_device``, counted from the run's begin."""
         scenario = SCENARIO[request.scenario]
         base = blocks_of(self.image)
@@ -129,14 +130,16 @@ class Workshop:
                 self._since.write_text(str(recorder.length()))
                 if failure:
                     recorder.failure.write_text(failure)
-                code, said = self._operate(prepared, request, recorder)
+                ended = [self._operate(prepared, request, recorder) for _ in range(times)]
                 failed = bool(failure) and not recorder.failure.exists()
                 recorder.failure.unlink(missing_ok=True)
                 begun, done = int(self._since.read_text()), recorder.length()
-            return Recording(base, list(recorder.entries()), begun, done, code, said, failed)
+            return Recording(base, list(recorder.entries()), begun, done, ended, failed)
 
-    def _operate(self, prepared: Prepared, request: Request, recorder: Recorder) -> tuple[int, str]:
-        """Run the driver in a process of its own: its exit code, and what it printed."""
+    def _operate(
+        self, prepared: Prepared, request: Request, recorder: Recorder
+    ) -> tuple[int, dict[str, Any]]:
+        """Run the driver in a process of its own: its exit code, and what it said."""
         with tempfile.TemporaryFile("w+") as said:
             pid = os.fork()
             if pid == 0:
@@ -144,19 +147,20 @@ class Workshop:
                     os.dup2(said.fileno(), 1)
                     code = self._in_child(prepared, request, recorder)
                 except BaseException as error:
-                    os.write(1, repr(error).encode())
+                    os.write(1, json.dumps({"reason": repr(error)}).encode())
                     code = 99
                 os._exit(code)
             _, status = os.waitpid(pid, 0)
             said.seek(0)
-            return os.waitstatus_to_exitcode(status), said.read()
+            return os.waitstatus_to_exitcode(status), json.load(said)
 
     def _in_child(self, prepared: Prepared, request: Request, recorder: Recorder) -> int:
-        commit = self._neighbour()
         neighbour = None
         if request.neighbour == NEIGHBOURS[1]:
+            commit = self._neighbour()
             sys.addaudithook(lambda *event: commit() if _changes(*event) else None)
         elif request.neighbour == NEIGHBOURS[2]:
+            commit = self._neighbour()
             neighbour = os.fork()
             while neighbour == 0:
                 commit()
