@@ -80,7 +80,7 @@ def long(report: Report) -> None:
             outcomes = sum((Counter(one.outcomes) for one in found), Counter[str]())
             refused = sum(len(one.refused) for one in found)
             report.add(
-                "filesystems", f"{kind.name}, {neighbour} syncs beside it",
+                "filesystems", f"{kind.name}, syncs beside it: {neighbour}",
                 sum(one.tried for one in found), sum(len(one.lost) for one in found),
                 time.monotonic() - begun,
                 ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
