@@ -231,8 +231,8 @@ def examine(workshop: Workshop, request: Request) -> Found:
             continue
         if said not in {"old", "new"}:
             found.lost.append(f"{where}: {said}")
-        elif state.told and said == "old":
-            found.lost.append(f"{where}: it had been reported as done, and is not")
+        elif state.told and said != prepared.result:
+            found.lost.append(f"{where}: it had been reported as {prepared.result}, and is {said}")
         else:
             found.outcomes[said] = found.outcomes.get(said, 0) + 1
     return found
