@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -69,9 +70,11 @@ class Zygote:
 
     def __enter__(self) -> Self:
         self._gate, self._open = os.pipe()
+        # What Python mutters about a close that was made to fail is of interest only where nothing else is told.
+        self._muttered = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.proof.zygote", str(self._gate)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._muttered, text=True, cwd=_ROOT,
             pass_fds=[self._gate],
         )  # fmt: skip
         assert self._answer() == {"ready": True}
@@ -84,6 +87,7 @@ class Zygote:
         traceback: TracebackType | None,
     ) -> None:
         self._process.communicate()
+        self._muttered.close()
         os.close(self._gate)
         os.close(self._open)
         assert self._process.returncode == 0
@@ -166,5 +170,9 @@ class Zygote:
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            self._muttered.seek(0)
+            raise AssertionError(self._muttered.read().decode(errors="replace")[-2000:])
+        answer: dict[str, Any] = json.loads(line)
         return answer
