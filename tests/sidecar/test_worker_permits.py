@@ -115,3 +115,20 @@ def test_a_withdrawn_permit_is_not_used_when_the_api_answers(api: FakeApi, pod: 
     assert pod.gate().ends() == 0
     assert_untouched(pod.database)
     assert phase(api, "RestartRequired")["reason"] == "NoPermit"
+
+
+def test_a_report_whose_answer_was_lost_leaves_nothing_behind(api: FakeApi, pod: Pod) -> None:
+    """ "Armed" was written, the answer lost, the permit withdrawn: no word of it stays, or the pod would be evicted."""
+    body = rolling(pod)
+    api.apply(body)
+    pod.options["--permit-wait"] = "0"
+    pod.worker()
+    assert pod.gate().ends() == 0
+    eventually(lambda: api.status(STATE).get("gate") == "Open")
+    eventually(lambda: api.watching("formatstates"))
+    api.lost_answers = 1
+    api.permit(STATE, hash_of(body), in_minutes(10))
+    eventually(lambda: api.status(STATE).get("armedFor"))
+    api.set_spec(STATE, {})
+    phase(api, "RestartRequired")
+    assert "armedFor" not in api.status(STATE)

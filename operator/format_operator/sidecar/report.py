@@ -52,6 +52,8 @@ class Reporter:
         self._written: dict[str, Any] | None = None
         self._written_uid: object = None
         self._written_at = 0.0
+        # A write without an answer: perhaps it was done.
+        self._unsure = False
         self._phase_since = 0.0
         self._said = ""
 
@@ -89,6 +91,8 @@ class Reporter:
         status, owner = self._status, self._owner()
         if status is None or owner is None:
             return None
+        if self._unsure:
+            await self._look()
         written = self._on_server()
         wanted = status.to_dict()
         if written is not None:
@@ -105,6 +109,7 @@ class Reporter:
             await self._create(owner)
             written = self._on_server()
         wanted = replace(status, updated_at=timestamp(clock.now())).to_dict()
+        self._unsure = True
         try:
             body = await self._client.patch_formatstate_status(
                 self._knowledge.formatstate, merge_patch(written or {}, wanted)
@@ -113,10 +118,22 @@ class Reporter:
             # Deleted since (its claim is gone, or its StorageFormat was replaced): made anew next time.
             self._written = self._written_uid = None
             self._knowledge.saw_formatstate(None)
+            self._unsure = False
             raise
+        self._unsure = False
         self._written, self._written_at = wanted, time.monotonic()
         self._written_uid = (body.get("metadata") or {}).get("uid")
         return None
+
+    async def _look(self) -> None:
+        """A key that a lost write has set, and that is to be no more, would stay: no patch would name it."""
+        try:
+            body = await self._client.get_formatstate(self._knowledge.formatstate)
+        except kube.NotFound:
+            body = None
+        self._written = self._written_uid = None
+        self._knowledge.saw_formatstate(body)
+        self._unsure = False
 
     def _on_server(self) -> dict[str, Any] | None:
         """The status that the server has, as far as is known; None when there is no FormatState."""
