@@ -136,6 +136,10 @@ def test_a_permit_is_for_the_version_that_was_decided_on(server: Server) -> None
         (503, b"<html>proxy</html>", Unavailable),
         (200, b"not JSON", Unavailable),
         (200, b"[]", Unavailable),
+        (200, b"[" * 100_000, Unavailable),
+        (200, {}, Unavailable),
+        (200, {"metadata": {"name": "orders-1"}}, Unavailable),
+        (404, b"<html>proxy</html>", Unavailable),
     ],
 )
 def test_answers(server: Server, status: int, body: Any, kind: type[RequestFailed]) -> None:
@@ -145,6 +149,26 @@ def test_answers(server: Server, status: int, body: Any, kind: type[RequestFaile
     assert type(error) is kind
     assert "get pods /api/v1/namespaces/shop/pods/orders-0" in str(error)
     assert counted == [("get", "pods", str(status))]
+
+
+def test_an_answer_that_is_no_list(server: Server) -> None:
+    """200 with something else does not say that there is nothing."""
+    server.says(200, {})
+
+    async def pages(api: ClusterApi) -> list[Any]:
+        return [page async for page in api.pages("pods", None)]
+
+    error, _ = ask(server, pages)
+    assert isinstance(error, Unavailable)
+
+
+@pytest.mark.parametrize(("after", "seconds"), [("86400", 60.0), ("inf", 60.0), ("nan", 1.0)])
+def test_nobody_waits_for_hours(server: Server, after: str, seconds: float) -> None:
+    """A Retry-After that no API server would send is a minute at most."""
+    server.says(429, {}, **{"Retry-After": after})
+    error, _ = ask(server, lambda api: api.evict("orders-0", "shop", "uid-1"))
+    assert isinstance(error, Waits)
+    assert error.retry_after == seconds
 
 
 def test_nobody_there(server: Server) -> None:
@@ -175,8 +199,8 @@ def test_the_token_is_read_for_each_request(server: Server, tmp_path: Path) -> N
     """The kubelet replaces it while the process runs."""
     token = tmp_path / "token"
     token.write_text("first")
-    server.says(200)
-    server.says(200)
+    server.says(200, {"metadata": {"name": "a"}})
+    server.says(200, {"metadata": {"name": "a"}})
 
     async def twice(api: ClusterApi) -> None:
         await api.get("pods", "shop", "a")

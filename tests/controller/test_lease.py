@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -198,3 +199,21 @@ def test_the_deadline_comes_before_the_end() -> None:
     for duration in (3.0, 15.0, 60.0):
         timing = Timing.of(duration)
         assert timing.renew_deadline + timing.retry < timing.duration
+
+
+def test_a_clock_that_stands_still(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renewals are seen by the version of the Lease: one that writes the same time again and again is held."""
+    server, told = Server(), list[tuple[str, bool]]()
+    first, second = candidate(server, "a", told), candidate(server, "b", told)
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> Stopped:
+            return cls(2026, 1, 1, tzinfo=UTC)
+
+    monkeypatch.setattr(lease_module, "datetime", Stopped)
+    for _ in range(20):
+        step(first, second)
+        clock.now += 2
+        assert (first.is_held, second.is_held) == (True, False)
+    assert told == [("a", True)]

@@ -39,6 +39,8 @@ _PATHS: Final = {
 }
 _PAGE: Final = 500
 _SECONDS: Final = 20.0
+#: What asks to come again in an hour is no API server.
+_LONGEST_RETRY_SECONDS: Final = 60.0
 _MERGE_PATCH: Final = "application/merge-patch+json"
 
 
@@ -110,6 +112,8 @@ class ClusterApi:
             query = [("limit", str(_PAGE)), *([("continue", after)] if after else [])]
             path = f"{_PATHS[plural]}{at}/{plural}"
             page = await self._request("list", plural, "GET", path, query=query)
+            if "items" not in page:
+                raise Unavailable(f"list {plural} {path}", "the answer is no list")
             metadata = page.get("metadata") or {}
             yield list(page.get("items") or ()), str(metadata.get("resourceVersion") or "")
             after = metadata.get("continue") or ""
@@ -211,6 +215,8 @@ class ClusterApi:
         self._on_request(verb, resource, str(status))
         content = _json(raw)
         if 200 <= status < 300 and content is not None:
+            if verb in {"get", "patch", "update"} or resource == "leases":
+                _require_same(operation, path, body, content)
             return content
         raise _failure(operation, status, content, after)
 
@@ -219,10 +225,21 @@ def _path(plural: str, namespace: str, name: str) -> str:
     return f"{_PATHS[plural]}/namespaces/{namespace}/{plural}/{name}"
 
 
+def _require_same(operation: str, path: str, body: Object | None, content: Object) -> None:
+    """Whatever stands before an API server may answer 200: a Lease is held by what the server says alone."""
+    metadata = content.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if name is None or name not in {
+        *path.split("/"),
+        ((body or {}).get("metadata") or {}).get("name"),
+    }:
+        raise Unavailable(operation, "the answer is about something else")
+
+
 def _json(raw: bytes | str) -> dict[str, Any] | None:
     try:
         content = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -231,7 +248,8 @@ def _failure(
     operation: str, status: int, content: Mapping[str, Any] | None, after: str | None
 ) -> RequestFailed:
     message = str((content or {}).get("message") or f"HTTP {status}")
-    if status == 404:
+    if status == 404 and (content is not None or operation.startswith("list ")):
+        # Of an object an API server says it in JSON: a page is whatever stands before it.
         return Gone(operation, message, status)
     if status == 409:
         return Conflict(operation, message, status)
@@ -250,6 +268,6 @@ def _causes(content: Mapping[str, Any] | None) -> str:
 
 def _seconds(after: str | None) -> float:
     try:
-        return max(1.0, float(after or ""))
+        return min(max(1.0, float(after or "")), _LONGEST_RETRY_SECONDS)
     except ValueError:
         return 10.0  # what the API server says for a PodDisruptionBudget where it says anything

@@ -104,7 +104,8 @@ class Lease:
             self._renewed_at = asked
             return
         holder = _holder(lease)
-        record = (holder, (lease.get("spec") or {}).get("renewTime"))
+        # Not by the time in it, which a clock that stands still writes again and again.
+        record = (holder, (lease.get("metadata") or {}).get("resourceVersion"))
         if record != self._seen:
             self._seen, self._seen_at = record, asked
         if holder not in {"", self._identity}:

@@ -3,7 +3,8 @@
 The ``kubernetes`` package would cost 28 MB of the pod's memory. Every error of the API server becomes one of
 
     ApiError                    operation, status, and whether and when to ask again
-    ├── Unreachable             no answer: connection, TLS, time-out, no token to show
+    ├── Unreachable             no answer, or one that is not about what was asked: connection, TLS, time-out,
+    │                           no token to show, a load balancer's page
     ├── Unauthorized  Forbidden 401, 403: the message names the verb and resource that RBAC lacks
     ├── NotFound                404 of the object
     ├── NotServed               404 of the kind: its CustomResourceDefinition is not installed
@@ -34,6 +35,8 @@ from format_operator.runtime.credentials import Access
 _BASE: Final = f"/apis/{GROUP}/{VERSION}"
 _CONNECT_SECONDS: Final = 3.0
 _REQUEST_SECONDS: Final = 8.0
+#: What asks to come again in an hour is no API server.
+_LONGEST_RETRY_SECONDS: Final = 60.0
 
 OnRequest = Callable[[str, str, str], None]
 
@@ -160,21 +163,34 @@ class Kube:
             if not isinstance(content, dict):
                 # A proxy's page, or a broken answer: nothing was said about the object.
                 raise Unreachable("the answer is not a JSON object", operation=operation)
+            if not _is_of(content, name or str(((body or {}).get("metadata") or {}).get("name"))):
+                raise Unreachable("the answer is about something else", operation=operation)
             return content
-        # An API server answers 404 both for an object and for a kind that it does not know.
-        if status == 404 and not _names_object(content, name) and not await self._serves(plural):
-            message = f"the kind is not installed: {plural}.{GROUP}"
-            raise NotServed(message, operation=operation, status=status)
+        # An API server answers 404 both for an object and for a kind that it does not know, and whatever stands
+        # before it for anything: only a clear word says that something is not there.
+        if status == 404 and name and not _names_object(content, name):
+            if await self._lacks(plural):
+                message = f"the kind is not installed: {plural}.{GROUP}"
+                raise NotServed(message, operation=operation, status=status)
+            raise Unreachable("404, but not of the object", operation=operation, status=status)
         raise _error(status, content, operation, f"{verb} {resource}", retry_after)
 
-    async def _serves(self, plural: str) -> bool:
-        try:
-            status, _, content = await self._send("GET", _BASE, None)
-        except (aiohttp.ClientError, OSError, ssl.SSLError):
-            return True  # unknown; the next answer tells
-        self._on_request("get", "discovery", str(status))
-        resources = content.get("resources", []) if isinstance(content, dict) else []
-        return any(one.get("name") == plural for one in resources)
+    async def _lacks(self, plural: str) -> bool:
+        """Whether the API server knows for certain that it does not have the kind."""
+        for path, key, wanted in ((_BASE, "resources", plural), ("/apis", "groups", GROUP)):
+            try:
+                status, _, content = await self._send("GET", path, None)
+            except (aiohttp.ClientError, OSError, ssl.SSLError):
+                return False
+            self._on_request("get", "discovery", str(status))
+            listed = content.get(key) if status == 200 and isinstance(content, dict) else None
+            if isinstance(listed, list):
+                return not any(
+                    isinstance(one, dict) and one.get("name") == wanted for one in listed
+                )
+            if status != 404:
+                return False
+        return False
 
     async def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None
@@ -226,6 +242,11 @@ def _error(
     return kind(message, operation=operation, status=status, retry_after=retry_after)
 
 
+def _is_of(content: Mapping[str, Any], name: str) -> bool:
+    metadata = content.get("metadata")
+    return isinstance(metadata, dict) and metadata.get("name") == name
+
+
 def _names_object(content: object, name: str) -> bool:
     """Whether a 404 is about the object: then the Status names it; a missing kind answers in plain text."""
     if not isinstance(content, dict):
@@ -236,7 +257,7 @@ def _names_object(content: object, name: str) -> bool:
 
 def _retry_after(header: str | None) -> float | None:
     try:
-        return max(0.0, float(header)) if header is not None else None
+        return min(max(0.0, float(header)), _LONGEST_RETRY_SECONDS) if header is not None else None
     except ValueError:
         return None  # a date: nobody sends one here
 
@@ -244,7 +265,7 @@ def _retry_after(header: str | None) -> float | None:
 def _json(raw: bytes) -> object:
     try:
         content: object = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content
 
