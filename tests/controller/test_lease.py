@@ -208,7 +208,7 @@ def test_a_clock_that_stands_still(clock: Clock, monkeypatch: pytest.MonkeyPatch
 
     class Stopped(datetime):
         @classmethod
-        def now(cls, tz: object = None) -> Stopped:
+        def now(cls, _: object = None) -> Stopped:
             return cls(2026, 1, 1, tzinfo=UTC)
 
     monkeypatch.setattr(lease_module, "datetime", Stopped)

@@ -25,7 +25,6 @@ from format_operator.controller.metrics import ControllerMetrics
 from format_operator.controller.reconciler import Reconciler
 from format_operator.controller.settings import ControllerSettings, controller_settings
 from format_operator.controller.watch import Watcher
-from format_operator.runtime import clock
 from format_operator.runtime import log as logs
 from format_operator.runtime.credentials import Access, NoApiServer, access
 from format_operator.runtime.http import HttpServer
@@ -57,12 +56,13 @@ class Controller:
         self.api = ClusterApi(
             reach, lambda *labels: self.metrics.api_requests.labels(*labels).inc()
         )
+        now = self.api.clock.now
         self.reconciler = Reconciler(
             self.cache,
-            Effects(self.api, self.cache, self.metrics, log, clock.now, self._may_act),
+            Effects(self.api, self.cache, self.metrics, log, now, self._may_act),
             self.metrics,
             log,
-            now=clock.now,
+            now=now,
             may_act=self._may_act,
             permit_seconds=settings.permit_seconds,
             resync=settings.resync,

@@ -21,6 +21,7 @@ from kubernetes.aio import client as kubernetes_client
 
 from format_operator import __version__
 from format_operator.api.names import GROUP, PLURAL_FORMATSTATES, PLURAL_STORAGEFORMATS, VERSION
+from format_operator.runtime.clock import ServerClock
 from format_operator.runtime.credentials import Access
 
 Object = Mapping[str, Any]
@@ -78,6 +79,7 @@ class ClusterApi:
     """Use as an async context manager."""
 
     def __init__(self, access: Access, on_request: OnRequest) -> None:
+        self.clock = ServerClock()
         self._access = access
         self._on_request = on_request
         self._client: Any = None  # kubernetes' ApiClient, whose methods are not all typed
@@ -206,15 +208,17 @@ class ClusterApi:
             )
             raw = await response.read()
             status, after = response.status, response.headers.get("Retry-After")
+            date = response.headers.get("Date")
         except kubernetes_client.ApiException as error:
             raw, status = (error.body or b""), int(error.status or 0)
-            after = (error.headers or {}).get("Retry-After")
+            after, date = (error.headers or {}).get("Retry-After"), None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self._on_request(verb, resource, "none")
             raise Unavailable(operation, f"{type(error).__name__}: {error}") from error
         self._on_request(verb, resource, str(status))
         content = _json(raw)
         if 200 <= status < 300 and content is not None:
+            self.clock.heard(date)
             if verb in {"get", "patch", "update"} or resource == "leases":
                 _require_same(operation, path, body, content)
             return content

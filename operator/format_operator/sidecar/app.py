@@ -99,7 +99,7 @@ class Worker:
 
     def _wire(self, kube: Kube) -> GateServer:
         gate = GateServer([one.name for one in self.settings.databases], self._wake_all, self._log)
-        doors = Doors(self.settings, self._store, self._thread, gate, self.metrics)
+        doors = Doors(self.settings, self._store, self._thread, gate, self.metrics, kube.clock)
         mailbox = Mailbox(asyncio.get_running_loop(), self._deliver)
         self.reconcilers = tuple(
             self._reconciler(one, doors, kube, mailbox) for one in self.settings.databases

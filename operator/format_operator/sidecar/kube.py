@@ -30,6 +30,7 @@ from format_operator.api.names import (
     PLURAL_STORAGEFORMATS,
     VERSION,
 )
+from format_operator.runtime.clock import ServerClock
 from format_operator.runtime.credentials import Access
 
 _BASE: Final = f"/apis/{GROUP}/{VERSION}"
@@ -97,6 +98,7 @@ class Kube:
         user_agent: str,
         on_request: OnRequest | None = None,
     ) -> None:
+        self.clock = ServerClock()
         self._access = access
         self._namespace = namespace
         self._on_request = on_request or _ignore
@@ -212,7 +214,10 @@ class Kube:
             allow_redirects=False,
         ) as response:
             raw = await response.read()
-            return response.status, _retry_after(response.headers.get("Retry-After")), _json(raw)
+            content = _json(raw)
+            if isinstance(content, dict):
+                self.clock.heard(response.headers.get("Date"))
+            return response.status, _retry_after(response.headers.get("Retry-After")), content
 
     def _current_tls(self) -> ssl.SSLContext | None:
         changed_at = self._access.trust_changed_at()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from format_operator.api.models import Phase
 from format_operator.gate_protocol import Word
 from format_operator.metrics import DatabaseSeries, SidecarMetrics
-from format_operator.runtime import clock
+from format_operator.runtime.clock import ServerClock
 from format_operator.runtime.log import Log
 from format_operator.settings import DatabaseArgument, SidecarSettings
 from format_operator.sidecar.announcer import Announcer
@@ -44,6 +44,7 @@ class Doors:
     thread: StoreThread
     gate: GateServer
     metrics: SidecarMetrics
+    clock: ServerClock
 
 
 class Reconciler:
@@ -209,7 +210,7 @@ class Reconciler:
         others = [one.knowledge for one in self.others if one.argument.path == path]
         rival, rival_name = rival_of(self.knowledge, others, path)
         return Observed(
-            now=clock.now(),
+            now=self._doors.clock.now(),
             argument=path,
             at_gate=session is not None,
             gate_seconds=time.monotonic() - session.since if session is not None else 0.0,

@@ -21,7 +21,6 @@ from format_operator.api.names import (
     KIND_STORAGEFORMAT,
     STORAGEFORMAT_LABEL,
 )
-from format_operator.runtime import clock
 from format_operator.runtime.log import Log
 from format_operator.sidecar import kube
 from format_operator.sidecar.knowledge import Knowledge
@@ -108,7 +107,7 @@ class Reporter:
         else:
             await self._create(owner)
             written = self._on_server()
-        wanted = replace(status, updated_at=timestamp(clock.now())).to_dict()
+        wanted = replace(status, updated_at=timestamp(self._client.clock.now())).to_dict()
         self._unsure = True
         try:
             body = await self._client.patch_formatstate_status(
