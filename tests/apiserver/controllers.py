@@ -35,6 +35,7 @@ class Controllers:
     plane: ControlPlane
     folder: Path
     processes: list[Process] = field(default_factory=list)
+    server: str = ""
 
     def start(self, *arguments: str, namespace: str | None = None, lease: str = "") -> Process:
         """One more instance. ``namespace``: the only one that it looks after."""
@@ -42,7 +43,7 @@ class Controllers:
         token = self.folder / "controller-token"
         token.write_text(self.plane.token(SYSTEM, "storageformat-controller"), encoding="ascii")
         options = [
-            *("--kube-api", self.plane.server, "--ca-file", str(self.plane.ca_file)),
+            *("--kube-api", self.server or self.plane.server, "--ca-file", str(self.plane.ca_file)),
             *("--token-file", str(token), "--metrics-address", "127.0.0.1", "--metrics-port", "0"),
             *("--identity", f"controller-{number}", "--log-level", "debug"),
             *(("--watch-namespace", namespace) if namespace else ()),

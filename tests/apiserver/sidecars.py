@@ -262,11 +262,14 @@ class Cluster:
         (directory / "next").write_text(token)
         (directory / "next").rename(directory / "token")
 
-    def sidecar(self, pod: Pod, **failpoints: str) -> Sidecar:
-        """Start a container; ``failpoints`` are the driver's, such as ``pause_at="swap.after-rename"``."""
-        module = (
-            ["format_operator", "sidecar"] if not failpoints else ["tests.apiserver.supervised"]
-        )
+    def sidecar(self, pod: Pod, *, program: str = "", **failpoints: str) -> Sidecar:
+        """Start a container; ``failpoints`` are the driver's, such as ``pause_at="swap.after-rename"``.
+
+        ``program``: another module that takes the sidecar's arguments.
+        """
+        module = ["format_operator", "sidecar"]
+        if program or failpoints:
+            module = [program or "tests.apiserver.supervised"]
         log = f"sidecar-{len(pod.processes)}.log"
         with patch.dict(os.environ, {key.upper(): value for key, value in failpoints.items()}):
             return Sidecar(pod.start([*python("-m"), *module, *pod.arguments()], log))

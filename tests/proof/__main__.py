@@ -25,6 +25,7 @@ PROOFS = (
     "kills",
     "flush_failures",
     "real_filesystems",
+    "operator_side",
     "errors",
     "crash_states",
     "histories",

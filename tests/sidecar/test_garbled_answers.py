@@ -26,7 +26,7 @@ BASE = "/apis/storageformat.dev/v1alpha1"
 def error_of(
     answers: dict[str, tuple[int, bytes]],
     what: Callable[[Kube], Awaitable[Any]] = lambda kube: kube.get_storageformat("orders"),
-    **headers: str,
+    headers: dict[str, str] | None = None,
 ) -> ApiError:
     """The error of a request to a server that answers by path; ``""`` stands for all others."""
 
@@ -105,6 +105,6 @@ def test_an_object_that_is_not_there() -> None:
 @pytest.mark.parametrize("after", ["86400", "inf"])
 def test_nobody_waits_for_hours(after: str) -> None:
     """A Retry-After that no API server would send is a minute at most."""
-    error = error_of({"": (503, b"{}")}, **{"Retry-After": after})
+    error = error_of({"": (503, b"{}")}, headers={"Retry-After": after})
     assert isinstance(error, Overloaded)
     assert error.retry_after == 60.0

@@ -57,7 +57,7 @@ def control_plane(
     plane = started(tmp_path_factory.mktemp("controlplane"), binaries)
     try:
         plane.install(DEPLOY)
-        _wait_for_policy(plane)
+        wait_for_policy(plane)
         yield plane
     finally:
         stopped(plane, request)
@@ -106,7 +106,7 @@ def stopped(plane: ControlPlane, request: pytest.FixtureRequest) -> None:
         shutil.rmtree(plane.directory, ignore_errors=True)
 
 
-def _wait_for_policy(plane: ControlPlane) -> None:
+def wait_for_policy(plane: ControlPlane) -> None:
     """An admission policy is in effect a moment after it was applied; tests must not be before."""
     namespace = plane.create_namespace("policy-probe")
     plane.create_service_account(namespace, "probe")

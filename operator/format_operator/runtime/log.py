@@ -28,6 +28,8 @@ def configure(level: str) -> None:
     for library in ("kopf", "aiohttp", "asyncio"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.ERROR)
+    if not logging.getLogger(_ROOT).isEnabledFor(logging.DEBUG):
+        handler.addFilter(_is_no_attempt)
 
 
 class Log:
@@ -71,9 +73,21 @@ def _line(event: str, fields: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
+def _is_no_attempt(record: logging.LogRecord) -> bool:
+    """Kopf tells each attempt of each watch to come back, through an outage of hours; we tell once that there is one."""
+    return not (
+        record.name.startswith("kopf") and record.getMessage().startswith("Request attempt")
+    )
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         source = "" if record.name == _ROOT else f"{record.name}: "
         text = f"{moment}.{int(record.msecs):03d}Z {record.levelname.lower()} {source}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        if not record.exc_info:
+            return text
+        if source.startswith("kopf"):
+            # The API server's answer ended a watch: nothing that is mended by sixty lines of kopf's.
+            return f"{text}: {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+        return f"{text}\n{self.formatException(record.exc_info)}"
