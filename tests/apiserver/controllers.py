@@ -37,8 +37,14 @@ class Controllers:
     processes: list[Process] = field(default_factory=list)
     server: str = ""
 
-    def start(self, *arguments: str, namespace: str | None = None, lease: str = "") -> Process:
-        """One more instance. ``namespace``: the only one that it looks after."""
+    def start(
+        self,
+        *arguments: str,
+        namespace: str | None = None,
+        lease: str = "",
+        program: str = "format_operator",
+    ) -> Process:
+        """One more instance. ``namespace``: the only one that it looks after; ``program``: another module."""
         number = len(self.processes)
         token = self.folder / "controller-token"
         token.write_text(self.plane.token(SYSTEM, "storageformat-controller"), encoding="ascii")
@@ -53,7 +59,7 @@ class Controllers:
                 else ("--no-lease",)
             ),
         ]
-        command = python("-m", "format_operator", "controller", *options, *arguments)
+        command = python("-m", program, "controller", *options, *arguments)
         process = Process(command, self.folder / f"controller-{number}.log")
         self.processes.append(process)
         return process

@@ -265,11 +265,10 @@ class Cluster:
     def sidecar(self, pod: Pod, *, program: str = "", **failpoints: str) -> Sidecar:
         """Start a container; ``failpoints`` are the driver's, such as ``pause_at="swap.after-rename"``.
 
-        ``program``: another module that takes the sidecar's arguments.
+        ``program``: another module (and words) before the sidecar's arguments.
         """
-        module = ["format_operator", "sidecar"]
-        if program or failpoints:
-            module = [program or "tests.apiserver.supervised"]
+        usual = "tests.apiserver.supervised" if failpoints else "format_operator sidecar"
+        module = (program or usual).split()
         log = f"sidecar-{len(pod.processes)}.log"
         with patch.dict(os.environ, {key.upper(): value for key, value in failpoints.items()}):
             return Sidecar(pod.start([*python("-m"), *module, *pod.arguments()], log))
