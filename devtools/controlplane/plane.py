@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +119,14 @@ class ControlPlane:
     def stop_apiserver(self, *, hard: bool = False) -> None:
         """Stop the API server alone: with SIGTERM, or ``hard`` with SIGKILL."""
         self._end("kube-apiserver", signal.SIGKILL if hard else signal.SIGTERM)
+
+    def compact(self) -> None:
+        """Let etcd forget all revisions but the newest. Watches of an older one end once the API server has started again.
+
+        Until then it serves them from what it remembers itself.
+        """
+        revision = self._etcd("range", {"key": "AA=="})["header"]["revision"]
+        self._etcd("compaction", {"revision": revision, "physical": True})
 
     def start_controller_manager(self) -> None:
         """Start the controllers that tests need: garbage collection and the end of namespaces."""
@@ -284,6 +293,14 @@ class ControlPlane:
         return token
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _etcd(self, what: str, body: Object) -> Object:
+        """One request to etcd's gateway of the gRPC API."""
+        url = f"http://127.0.0.1:{self._etcd_port}/v3/kv/{what}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, data=json.dumps(body).encode(), timeout=30) as answer:
+            found: Object = json.load(answer)
+        return found
 
     def _spawn(self, name: str, *arguments: str) -> None:
         if threading.current_thread() is not threading.main_thread():

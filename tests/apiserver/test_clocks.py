@@ -20,6 +20,7 @@ from tests.apiserver.sidecars import (
     hash_of,
     wanted,
 )
+from tests.sidecar.pods import Process
 from tests.support import skewed
 from tests.support.skewed import Clock
 
@@ -95,7 +96,7 @@ def test_one_leads_whatever_the_clocks_say(
     controllers: Controllers, control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
     """Clocks four hours apart, one that jumps: nobody takes the Lease from whoever renews it, or waits for hours."""
-    processes = []
+    processes: list[Process] = []
     for hours in (-2, 2):
         (place := tmp_path / f"{hours}").mkdir()
         clock = Clock(place, hours)
