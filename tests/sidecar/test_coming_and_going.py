@@ -1,0 +1,126 @@
+"""Gates, workers and watches that come and go: always right, and nothing is held longer than it is needed."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import format_store
+from format_operator import gate_protocol
+from format_store import Format
+from tests.sidecar.conftest import RECORDS
+from tests.sidecar.fake_api import FakeApi
+from tests.sidecar.pods import Pod, Process, eventually
+from tests.sidecar.scenes import V2, phase, wanted
+from tests.support.processes import Held
+
+FORMATS = {"v1": Format.sqlitedict(), "v2": V2}
+PATIENCE = 30.0
+
+
+def test_gates_that_come_and_go(api: FakeApi, pod: Pod) -> None:
+    """Killed, many at once, with a worker that is killed as well: who is told "open" finds the target, and never waits for ever."""
+    chance = random.Random(6)
+    api.apply(wanted(pod, spec__target="v1"))
+    pod.options |= {"--resync": "3600", "--api-wait": "60"}
+    sidecar = pod.sidecar()
+    assert pod.gate().ends(within=PATIENCE) == 0
+    for turn in range(6):
+        target = ("v2", "v1")[turn % 2]
+        api.apply(wanted(pod, spec__target=target))
+        gates = [pod.gate() for _ in range(chance.randint(1, 3))]
+        for doomed in chance.sample(gates, chance.randint(0, len(gates) - 1)):
+            if chance.random() < 0.5:
+                doomed.says("gate=", within=PATIENCE)
+            doomed.send(signal.SIGKILL)
+            gates.remove(doomed)
+        if turn % 3 == 1:
+            _kill_worker(sidecar)
+            gates.append(pod.gate())
+        for gate in gates:
+            assert gate.ends(within=PATIENCE) == 0
+            _assert_holds(pod.database, target)
+    assert "internal error" not in sidecar.text()
+    assert "Traceback" not in sidecar.text()
+
+
+def test_what_came_and_went_leaves_nothing_open(api: FakeApi, pod: Pod) -> None:
+    """Gates, edits, conversions and cut watches: after fifteen rounds no more descriptors and threads than after five."""
+    api.apply(wanted(pod))
+    pod.options["--resync"] = "3600"
+    sidecar = pod.sidecar()
+    before: list[int] = []
+    for turn in range(15):
+        api.apply(wanted(pod, spec__target=("v2", "v1")[turn % 2]))
+        _pass_gate(pod)
+        phase(api, "Converted")
+        eventually(lambda: _watches(api) == [True, True], within=PATIENCE)
+        if turn == 4:
+            before = _held(sidecar)
+        begun = _watches_begun(api)
+        api.cut_watches()
+        eventually(lambda begun=begun: _watches_begun(api) >= begun + 2, within=PATIENCE)  # type: ignore[misc] # a lambda in a loop
+    eventually(lambda: _watches(api) == [True, True], within=PATIENCE)
+    # Fewer is possible: a connection that was kept for the next request may have been given up.
+    eventually(lambda: all(now <= then for now, then in zip(_held(sidecar), before, strict=True)))
+
+
+def _watches(api: FakeApi) -> list[bool]:
+    return [api.watching(plural) for plural in ("storageformats", "formatstates")]
+
+
+def _watches_begun(api: FakeApi) -> int:
+    return sum(one.watch for one in list(api.requests))
+
+
+def _held(sidecar: Process) -> list[int]:
+    """Descriptors and threads, of the supervisor and of the worker."""
+    both = [Held.by(pid) for pid in (sidecar.pid, _worker(sidecar))]
+    return [number for one in both for number in (one.descriptors, one.threads)]
+
+
+def _pass_gate(pod: Pod) -> None:
+    """As a gate does, without a process of its own."""
+    folder = os.open(pod.folder, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            # The folder's own path is longer than the name of a socket may be.
+            eventually(lambda: _connects(connection, f"/proc/self/fd/{folder}/{pod.socket}"))
+            connection.settimeout(PATIENCE)
+            connection.sendall(gate_protocol.hello(()))
+            with connection.makefile("rb") as lines:
+                words = (gate_protocol.parse_word(line) for line in lines)
+                assert any(word.is_open for word in words)
+    finally:
+        os.close(folder)
+
+
+def _connects(connection: socket.socket, path: str) -> bool:
+    try:
+        connection.connect(path)
+    except OSError:
+        return False
+    return True
+
+
+def _assert_holds(path: Path, target: str) -> None:
+    found = format_store.inspect(path).format
+    assert found == FORMATS[target] or (found is None and target == "v1")
+    with format_store.open_store(path, flag="r") as store:
+        assert dict(store.items()) == RECORDS
+
+
+def _worker(sidecar: Process) -> int:
+    return int(re.findall(r"worker started pid=(\d+)", sidecar.text())[-1])
+
+
+def _kill_worker(sidecar: Process) -> None:
+    worker = _worker(sidecar)
+    with suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
+    sidecar.says(rf"worker ended pid={worker} signal=SIGKILL")
