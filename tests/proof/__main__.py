@@ -22,6 +22,7 @@ from tests.proof.report import Report
 PROOFS = (
     "disk_full",
     "limits",
+    "soak",
     "kills",
     "flush_failures",
     "real_filesystems",

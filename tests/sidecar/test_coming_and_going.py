@@ -6,16 +6,14 @@ import os
 import random
 import re
 import signal
-import socket
 from contextlib import suppress
 from pathlib import Path
 
 import format_store
-from format_operator import gate_protocol
 from format_store import Format
 from tests.sidecar.conftest import RECORDS
 from tests.sidecar.fake_api import FakeApi
-from tests.sidecar.pods import Pod, Process, eventually
+from tests.sidecar.pods import Pod, Process, eventually, pass_gate
 from tests.sidecar.scenes import V2, phase, wanted
 from tests.support.processes import Held
 
@@ -57,7 +55,7 @@ def test_what_came_and_went_leaves_nothing_open(api: FakeApi, pod: Pod) -> None:
     before: list[int] = []
     for turn in range(15):
         api.apply(wanted(pod, spec__target=("v2", "v1")[turn % 2]))
-        _pass_gate(pod)
+        pass_gate(pod)
         phase(api, "Converted")
         eventually(lambda: _watches(api) == [True, True], within=PATIENCE)
         if turn == 4:
@@ -82,30 +80,6 @@ def _held(sidecar: Process) -> list[int]:
     """Descriptors and threads, of the supervisor and of the worker."""
     both = [Held.by(pid) for pid in (sidecar.pid, _worker(sidecar))]
     return [number for one in both for number in (one.descriptors, one.threads)]
-
-
-def _pass_gate(pod: Pod) -> None:
-    """As a gate does, without a process of its own."""
-    folder = os.open(pod.folder, os.O_PATH)
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            # The folder's own path is longer than the name of a socket may be.
-            eventually(lambda: _connects(connection, f"/proc/self/fd/{folder}/{pod.socket}"))
-            connection.settimeout(PATIENCE)
-            connection.sendall(gate_protocol.hello(()))
-            with connection.makefile("rb") as lines:
-                words = (gate_protocol.parse_word(line) for line in lines)
-                assert any(word.is_open for word in words)
-    finally:
-        os.close(folder)
-
-
-def _connects(connection: socket.socket, path: str) -> bool:
-    try:
-        connection.connect(path)
-    except OSError:
-        return False
-    return True
 
 
 def _assert_holds(path: Path, target: str) -> None:
