@@ -383,7 +383,7 @@ def _run(report: Report, what: str, stage: Any, cases: Iterable[Case]) -> None:
         for case in cases:
             found.append(stage.play(case))
             if found[-1].lost:
-                report.progress(f"{case}: {found[-1].lost}")
+                report.progress(f"{case}: {found[-1].lost}\n{stage.log()[-2000:]}")
     unmet = Counter(one.case.kind for one in found if not one.met)
     note = ", ".join(f"{count} {kind}" for kind, count in unmet.items())
     report.add(

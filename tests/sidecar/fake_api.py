@@ -56,6 +56,7 @@ class FakeApi:
         self.tokens: set[str] | None = None
         self.overloaded = 0
         self.lost_answers = 0
+        self.empty_discoveries = 0
         self.silent_watches = False
         self.requests: list[Seen] = []
         self._objects: dict[Key, dict[str, Any]] = {}
@@ -219,6 +220,9 @@ class FakeApi:
         if not self.installed:
             return web.Response(status=404, text="404 page not found\n")
         verbs = ["get", "list", "watch", "create", "patch"]
+        if self.empty_discoveries > 0:
+            self.empty_discoveries -= 1
+            return web.json_response({"resources": []})
         resources = [
             {"name": plural, "singularName": "", "namespaced": True, "kind": kind, "verbs": verbs}
             for plural, kind in KINDS.items()

@@ -122,6 +122,15 @@ def test_a_lost_watch_is_healed(api: FakeApi, pod: Pod, how: str) -> None:
     phase(api, "RestartRequired")
 
 
+def test_a_discovery_that_left_the_kinds_out(api: FakeApi, pod: Pod) -> None:
+    """A bad answer while the watch is set up: the kinds are watched all the same, after another look."""
+    api.apply(wanted(pod))
+    api.empty_discoveries = 1
+    pod.options["--resync"] = "3600"
+    pod.worker().says("did not list everything .*missing=formatstates,storageformats")
+    eventually(lambda: api.watching("storageformats") and api.watching("formatstates"), within=20)
+
+
 def test_too_many_requests_is_obeyed(api: FakeApi, pod: Pod) -> None:
     """429 on writes: they are repeated until they succeed, and hold nothing up."""
     api.apply(wanted(pod))

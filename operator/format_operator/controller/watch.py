@@ -42,6 +42,7 @@ class Watcher(KopfThread):
             namespaces=namespaces,
             access=access,
             configure=self._register,
+            kinds=[plural for _, _, plural in _RESOURCES],
             ended=ended,
             log=log,
         )

@@ -5,6 +5,7 @@ What kopf is kept from doing, and why:
 * no ``on.create/update/resume``, timers or daemons: they write annotations and finalizers;
 * no default finalizer: kopf would take *another* kopf process's finalizer off the object, again and again;
 * no events posted, no peering, no scanning of the cluster's CRDs and namespaces;
+* no discovery that is believed once and for all: kopf would never watch a kind that one bad answer left out;
 * a new event loop per attempt, and no "ultimate" exit: kopf would kill the process ten minutes later.
 """
 
@@ -16,7 +17,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 from format_operator.api.names import GROUP
@@ -25,6 +27,7 @@ from format_operator.runtime.log import Log
 
 _FIRST_BACKOFF_SECONDS = 1.0
 _LAST_BACKOFF_SECONDS = 30.0
+_NAMESPACES_SECONDS = 10.0
 
 _CLIENTS = ("kubernetes", "kubernetes_asyncio", "pykube")
 
@@ -32,7 +35,7 @@ _CLIENTS = ("kubernetes", "kubernetes_asyncio", "pykube")
 class KopfThread:
     """Runs what ``configure(kopf, settings, registry)`` registers, again whenever kopf ends.
 
-    ``namespaces``: none means the whole cluster. ``ended`` is called (in this thread) when kopf ended, which it
+    ``kinds``: the plurals of what it has to watch. ``namespaces``: none means the whole cluster. ``ended`` is called (in this thread) when kopf ended, which it
     does only when something is wrong; the next attempt waits until ``allow`` says that it makes sense.
     """
 
@@ -43,12 +46,14 @@ class KopfThread:
         namespaces: Sequence[str],
         access: Access,
         configure: Callable[[Any, Any, Any], None],
+        kinds: Collection[str],
         ended: Callable[[], None],
         log: Log,
     ) -> None:
         self._namespaces = tuple(namespaces)
         self._access = access
         self._configure = configure
+        self._kinds = frozenset(kinds)
         self._ended = ended
         self._log = log
         self._allowed = threading.Event()
@@ -121,10 +126,13 @@ class KopfThread:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._stop = lambda: _call(loop, stop.set)
+        insights = importlib.import_module("kopf._cogs.structs.references").Insights()
+        looking = asyncio.create_task(self._look(insights, stop))
         try:
             if self._stopping:
                 return
             await kopf.operator(
+                insights=insights,
                 registry=registry,
                 settings=settings,
                 namespaces=self._namespaces,
@@ -136,6 +144,20 @@ class KopfThread:
             )
         finally:
             self._stop = None
+            looking.cancel()
+
+    async def _look(self, insights: Any, stop: asyncio.Event) -> None:
+        """End the attempt where kopf has asked what the API server has, and was told something else than that."""
+        await insights.ready_resources.wait()
+        missing = self._kinds - {one.plural for one in insights.watched_resources}
+        if not missing:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(insights.ready_namespaces.wait(), _NAMESPACES_SECONDS)
+                return
+        self._log.warning(
+            "the API server did not list everything", missing=",".join(sorted(missing))
+        )
+        stop.set()
 
     async def _login(self, **_: Any) -> Any:
         kopf = _import_kopf()

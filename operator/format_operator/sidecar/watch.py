@@ -37,6 +37,7 @@ class Watcher(KopfThread):
             namespaces=[namespace],
             access=access,
             configure=self._register,
+            kinds=(PLURAL_STORAGEFORMATS, PLURAL_FORMATSTATES),
             ended=ended,
             log=log,
         )
