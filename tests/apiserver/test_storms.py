@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from controlplane import ControlPlane
+from format_operator.controller.cache import KINDS
 from tests.apiserver.controllers import Controllers, Rollout
 from tests.apiserver.controllers import eventually as soon
 from tests.apiserver.faulty import Faulty
@@ -100,13 +101,14 @@ def test_the_controller_in_a_storm(
         for ordinal in range(2):
             rollout.report(ordinal, "Converted")
         soon(lambda: rollout.condition("Ready").get("status") == "True", "Ready")
+        soon(lambda: all(faulty.watching(kind) for kind in KINDS), "the watches are there")
         pods = [rollout.uid(ordinal) for ordinal in range(2)]
         asked = len(faulty.seen)
         path = f"/apis/storageformat.dev/v1alpha1/namespaces/{namespace}/storageformats/orders"
         with storm(control_plane, path):
             pass
         made = [one.kind for one in faulty.seen[asked:]]
-        assert len(made) <= 2 * EDITS
+        assert len(made) <= 2 * EDITS, made
         assert "create pods/eviction" not in made
         assert [rollout.uid(ordinal) for ordinal in range(2)] == pods
         rollout.apply(spec__target="v3", spec__formats=FORMATS)
