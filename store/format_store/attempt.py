@@ -161,6 +161,13 @@ def _synced_beside(run: Run, work: WorkDirectory) -> Iterator[beside.Task[tuple[
             return FileStat.of(os.fstat(descriptor)), _digest(run, descriptor, stop)
 
     try:
+        if os.fstat(descriptor).st_nlink != 1:
+            raise errors.UnsafeStateDirectory(
+                "the converted copy is not a file of one name any more",
+                operation="sync",
+                path=work.staging,
+                hint="The copy was discarded; the database is as it was. Find out who writes there.",
+            )
         # The source is open in SQLite here: its metadata is read by path, never by descriptor.
         durable.copy_metadata(run.primary, descriptor)
         with beside.running(sync) as synced:

@@ -21,7 +21,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from format_store.layout import STATE_SUFFIX
+
 _CHUNK = 1 << 20
+#: work/<id>/<file>, and the state directory that it is in.
+_DEPTH = 3
 _KERNEL_CHUNK = 64 << 20
 _NO_KERNEL_COPY = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV})
 _SYNC_FILE_RANGE_WRITE = 2
@@ -68,15 +72,39 @@ def let_go(descriptor: int) -> None:
         os.close(descriptor)
 
 
+def require_no_link(path: Path) -> None:
+    """Refuse a path in a state directory where that, or a directory in it, has become a link.
+
+    Checked when the lock is taken as well; but whoever may write beside the database can swap a directory for a
+    link at any time, and what is made, replaced or cleared up then would be theirs to choose.
+    Raises NotADirectoryError, OSError.
+    """
+    parents = list(path.parents)[:_DEPTH]
+    for at, parent in enumerate(parents):
+        if parent.name.endswith(STATE_SUFFIX):
+            for inner in parents[: at + 1]:
+                if not stat.S_ISDIR(os.lstat(inner).st_mode):
+                    raise NotADirectoryError(
+                        errno.ENOTDIR, "is no directory any more", os.fspath(inner)
+                    )
+            return
+
+
 def make_directory(path: Path) -> None:
     """Create ``path`` (0700), owned as its parent's state directory is, and make its name durable."""
+    require_no_link(path)
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         # Perhaps of a run that was killed right here: what follows is done again.
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise
-    _adopt_owner(path)
+    # Whatever has come into its place since is not given away: only a directory, by its descriptor.
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _adopt_owner(descriptor, path.parent)
+    finally:
+        os.close(descriptor)
     fsync_directory(path.parent)
 
 
@@ -86,11 +114,11 @@ def write_file(path: Path, data: bytes) -> None:
     descriptor = _create(temporary)
     try:
         try:
+            _adopt_owner(descriptor, path.parent)
             _write(descriptor, data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _adopt_owner(temporary)
         os.rename(temporary, path)
     except OSError:
         unlink(temporary)  # a full disk is not helped by what did not fit on it
@@ -98,8 +126,28 @@ def write_file(path: Path, data: bytes) -> None:
     fsync_directory(path.parent)
 
 
+def read_file(path: Path, limit: int) -> bytes | None:
+    """All of a regular file of up to ``limit`` bytes; None for anything else.
+
+    A link is not followed, and a FIFO that somebody put there not waited for. Raises FileNotFoundError, OSError.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return None
+        raise
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else None
+
+
 def link(source: Path, target: Path) -> bool:
     """Give ``source`` a second name; False where this filesystem has no hard links (or has no more)."""
+    require_no_link(target)
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
@@ -210,6 +258,7 @@ def _temporary(path: Path) -> Path:
 
 def _create(temporary: Path) -> int:
     """A new file, whatever a killed run (or somebody else: a link, a FIFO) left under its name."""
+    require_no_link(temporary)
     unlink(temporary)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(temporary, flags, 0o600)
@@ -265,6 +314,8 @@ def exists(path: Path) -> bool:
 
 def rename(source: Path, target: Path) -> None:
     """Atomic on one filesystem (rename(2)); EXDEV is an error, never a copy (so not ``shutil.move``)."""
+    require_no_link(source)
+    require_no_link(target)
     os.rename(source, target)
 
 
@@ -274,6 +325,8 @@ def move(source: Path, target: Path) -> None:
     A rename between two directories may reach the disk in one of them only. ``target`` may be the file's
     second name already, of a run that was killed in here. Where there are no hard links it is a rename.
     """
+    require_no_link(source)
+    require_no_link(target)
     linked = exists(target) or link(source, target)
     if not linked:
         os.rename(source, target)
@@ -285,6 +338,9 @@ def move(source: Path, target: Path) -> None:
 
 def unlink(path: Path) -> None:
     """Remove one name; it may be gone already. Pre-images go through ``backups.delete_preimage`` only."""
+    if not exists(path):
+        return
+    require_no_link(path)
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -293,6 +349,8 @@ def unlink(path: Path) -> None:
 
 def remove_directory(path: Path) -> None:
     """Remove an empty directory and make that durable; it may be gone already."""
+    if exists(path):
+        require_no_link(path)
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -307,7 +365,13 @@ def remove_tree(path: Path) -> None:
     """
     import shutil
 
-    shutil.rmtree(path)
+    require_no_link(path)
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        shutil.rmtree(path)
+    else:
+        os.unlink(
+            path
+        )  # whatever somebody put there; rmtree would wait for the other end of a FIFO
     fsync_directory(path.parent)
 
 
@@ -348,12 +412,12 @@ def digest(descriptor: int, checkpoint: Callable[[], None] = lambda: None) -> st
     return f"sha256:{hasher.hexdigest()}"
 
 
-def _adopt_owner(path: Path) -> None:
+def _adopt_owner(descriptor: int, directory: Path) -> None:
     """Files in the state directory belong to whom it belongs to, also when root made them.
 
     Otherwise an app that opens its own database through this package could not read what a sidecar
-    running as root left behind.
+    running as root left behind. By descriptor: a path may lead to somebody else's file a moment later.
     """
-    owner = os.stat(path.parent)
+    owner = os.stat(directory)
     if owner.st_uid != os.geteuid() and os.geteuid() == 0:
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)

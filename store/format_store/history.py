@@ -18,6 +18,8 @@ from format_store.layout import Layout
 MAX_ENTRIES = 100
 #: What the lines before the last may have together, formats included: those with migrations can be large.
 MAX_BYTES = 1 << 18
+#: Larger than with two formats of a million characters in its last line it cannot be.
+_LIMIT = 1 << 25
 _FORMATS = ("source", "target")
 
 TOTALS = (
@@ -80,10 +82,10 @@ def read(path: str | os.PathLike[str]) -> History:
 
 def _read(layout: Layout) -> History:
     try:
-        lines = layout.history.read_bytes().splitlines()
+        data = durable.read_file(layout.history, _LIMIT) or b""
     except FileNotFoundError:
         return History()
-    entries = [entry for entry in map(_entry, lines) if entry is not None]
+    entries = [entry for entry in map(_entry, data.splitlines()) if entry is not None]
     totals = dict.fromkeys(TOTALS, 0)
     if entries:
         totals |= {key: entries[-1]["totals"].get(key, 0) for key in TOTALS}

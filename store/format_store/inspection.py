@@ -92,6 +92,7 @@ def _look_inside(
     if quiet:
         header = sqlitefile.read_header(path, operation="inspect")
         quiet = header is not None and header.wal
+    sqlitefile.require_plain_files(path)
     uri = sqlitefile.uri(path, "ro") + ("&immutable=1" if quiet else "")
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA trusted_schema=OFF")

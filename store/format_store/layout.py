@@ -23,6 +23,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+STATE_SUFFIX = ".storageformat"
 #: What SQLite may leave beside a database file (https://www.sqlite.org/tempfiles.html).
 SIBLING_SUFFIXES = ("-wal", "-shm", "-journal")
 
@@ -74,7 +75,7 @@ class Layout:
 
     @property
     def state(self) -> Path:
-        return self.parent / f".{self.primary.name}.storageformat"
+        return self.parent / f".{self.primary.name}{STATE_SUFFIX}"
 
     @property
     def lock(self) -> Path:

@@ -50,15 +50,17 @@ def _open(layout: Layout) -> int:
         layout.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
     )
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            # The second name of somebody else's file would be given away with the lock, below.
             raise errors.UnsafeStateDirectory(
-                "the lock is not a regular file",
+                "the lock is not a regular file of one name",
                 operation=_OPERATION,
                 path=layout.lock,
                 hint="Nothing was touched. Find out who put it there, and remove it.",
             )
         owner = os.stat(layout.state)
-        if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+        if os.geteuid() == 0 and found.st_uid != owner.st_uid:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         try:
             patiently(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))

@@ -135,7 +135,10 @@ def load(work: WorkDirectory) -> Manifest | None:
     try:
         if len(data) > _LIMIT:
             raise ValueError("larger than a manifest can be")
-        return _parse(json.loads(data))
+        parsed = _parse(json.loads(data))
+        if parsed.conversion_id != work.conversion_id:
+            raise ValueError(f"it is of {parsed.conversion_id!r}")
+        return parsed
     except (ValueError, KeyError, TypeError, RecursionError, errors.InvalidFormat) as error:
         raise errors.UnreadableManifest(
             f"the manifest cannot be understood ({error})",

@@ -22,7 +22,7 @@ from format_store.layout import WorkDirectory
 from format_store.manifest import FileStat, Manifest
 from format_store.observer import Phase, Recovery, RecoveryOutcome
 from format_store.run import Run, os_errors
-from format_store.situations import Situation, examine
+from format_store.situations import Situation, examine, holds_a_database
 
 _OPERATION = "recover"
 _AS_FOUND = (
@@ -76,7 +76,12 @@ def _recover_one(run: Run, work: WorkDirectory) -> Recovery:
         backups.clear(work)
         return recovery
     if manifest is None or situation is Situation.UNBUILT:
-        return _discard_and_record(run, work, manifest, "no swap had happened")
+        detail = "no swap had happened"
+        if durable.exists(work.staging) and not holds_a_database(run, work):
+            # Not verified, perhaps not even whole; but nobody knows of anything better.
+            kept = backups.quarantine(run.layout, work, work.staging, work.staging.name)
+            detail += f"; the database is gone, and what had been built of its copy is {kept}"
+        return _discard_and_record(run, work, manifest, detail)
     if situation is Situation.UNSWAPPED:
         return _discard_and_record(run, work, manifest, "the old database was in place")
     if situation is Situation.SWAPPED:

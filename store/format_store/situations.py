@@ -109,6 +109,19 @@ def _examine_restored(
     return Situation.FOREIGN if has_preimage else Situation.UNSWAPPED
 
 
+def holds_a_database(run: Run, work: WorkDirectory) -> bool:
+    """Whether there is a file at the path, and not an empty or a foreign one. Raises NotARegularFile, OSError."""
+    if _look(run, work) is None:
+        return False
+    lease.refuse_own_descriptors(run.primary, operation=_OPERATION)
+    try:
+        return sqlitefile.read_header(run.primary, operation=_OPERATION) is not None
+    except errors.NewerSQLiteFormat:
+        return True
+    except errors.NotASQLiteDatabase:
+        return False
+
+
 class _Unreadable(Exception):
     """The file holds nothing that is a database."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import struct
 import weakref
 from collections.abc import Iterator
@@ -115,7 +116,9 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     """Open a database that may be damaged or hostile. ``mode`` is SQLite's URI mode (``ro``, ``rw``, ``rwc``).
 
     Schema text is not trusted to call functions, nothing is mapped into memory, and cells are checked.
+    Raises what ``require_plain_files`` raises, sqlite3.Error.
     """
+    require_plain_files(path)
     connection = sqlite3.connect(
         uri(path, mode),
         uri=True,
@@ -129,6 +132,36 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     connection.execute("PRAGMA mmap_size=0")
     know_collations(connection)
     return connection
+
+
+def require_plain_files(path: Path) -> None:
+    """Refuse to let SQLite open what it would follow or wait for, at the path or in a journal's place.
+
+    It follows links, waits for somebody to open the other end of a FIFO, and truncates a write-ahead log that
+    may be the second name of somebody else's file. Raises SymbolicLink, NotARegularFile, ExtraHardLinks, StorageError.
+    """
+    for name in (path, *Layout.of(path).siblings()):
+        try:
+            durable.require_no_link(name)
+            found = os.lstat(name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise errors.from_os_error(error, operation="open", path=name) from error
+        kind: type[errors.Refused] | None = None
+        if stat.S_ISLNK(found.st_mode):
+            kind, what = errors.SymbolicLink, "is a symbolic link"
+        elif not stat.S_ISREG(found.st_mode):
+            kind, what = errors.NotARegularFile, "is not a regular file"
+        elif name != path and found.st_nlink > 1:
+            kind, what = errors.ExtraHardLinks, f"has {found.st_nlink} hard links"
+        if kind is not None:
+            raise kind(
+                what,
+                operation="open",
+                path=name,
+                hint="It was not opened. Find out who put it there, and remove it.",
+            )
 
 
 def know_collations(connection: sqlite3.Connection) -> None:

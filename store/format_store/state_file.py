@@ -9,15 +9,17 @@ from typing import Any
 from format_store import durable, errors, lock
 from format_store.layout import Layout
 
+_LIMIT = 1 << 25
+
 
 def load(path: str | os.PathLike[str], name: str) -> dict[str, Any] | None:
     """The document, or None when there is none or it is not a JSON object (it is advice, not data)."""
     file = Layout.of(path).state / name
     try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(durable.read_file(file, _LIMIT) or b"")
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     except OSError as error:
         raise errors.from_os_error(error, operation="read", path=file) from error

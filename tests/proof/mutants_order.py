@@ -34,7 +34,7 @@ _DURABLE = (
     skipped("fsync: does nothing for a descriptor", "durable.py", "os.fsync(descriptor)", before="def fsync_descriptor(descriptor: int) -> None:\n    "),
     skipped("fsync: of a file does nothing", "durable.py", "os.fsync(descriptor)", before="os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)\n    try:\n        "),
     skipped("fsync: of a directory does nothing", "durable.py", "os.fsync(descriptor)", before="os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)\n    try:\n        "),
-    skipped("fsync: a new directory's name is not synced", "durable.py", "fsync_directory(path.parent)", before="_adopt_owner(path)\n    "),
+    skipped("fsync: a new directory's name is not synced", "durable.py", "fsync_directory(path.parent)", before="os.close(descriptor)\n    "),
     skipped("fsync: a written file's content is not synced", "durable.py", "os.fsync(descriptor)", before="_write(descriptor, data)\n            "),
     skipped("fsync: a written file's name is not synced", "durable.py", "fsync_directory(path.parent)", before="is not helped by what did not fit on it\n        raise\n    "),
     skipped("fsync: a copied file's content is not synced", "durable.py", "os.fsync(writer)"),
@@ -42,7 +42,7 @@ _DURABLE = (
     skipped("fsync: a moved file's new name is not synced", "durable.py", "fsync_directory(target.parent)", after="\n    if linked"),
     skipped("fsync: a moved file's old name is not synced", "durable.py", "fsync_directory(source.parent)"),
     skipped("fsync: a removed directory's name is not synced", "durable.py", "fsync_directory(path.parent)", before="except FileNotFoundError:\n        return\n    "),
-    skipped("fsync: a removed tree's name is not synced", "durable.py", "fsync_directory(path.parent)", before="shutil.rmtree(path)\n    "),
+    skipped("fsync: a removed tree's name is not synced", "durable.py", "fsync_directory(path.parent)", before="FIFO\n    "),
     exchanged("order: written file renamed before its fsync", "durable.py", "_write(descriptor, data)", "os.fsync(descriptor)", between="\n            "),
     exchanged("order: copied file synced before its metadata", "durable.py", "copy_metadata(source, writer)", "os.fsync(writer)", between="\n            "),
 )  # fmt: skip
@@ -98,7 +98,7 @@ _SWAP = (
     ),
     Mutation(
         "the swap copies instead of renaming", "durable.py",
-        '"""Atomic on one filesystem (rename(2)); EXDEV is an error, never a copy (so not ``shutil.move``)."""\n    os.rename(source, target)',
+        '"""Atomic on one filesystem (rename(2)); EXDEV is an error, never a copy (so not ``shutil.move``)."""\n    require_no_link(source)\n    require_no_link(target)\n    os.rename(source, target)',
         "import shutil\n\n    shutil.copyfile(source, target)\n    os.unlink(source)",
         (f"{_RECOVERY}::test_without_hard_links_the_preimage_is_a_copy", f"{_ORDER}::test_conversion"),
     ),

@@ -11,6 +11,7 @@ _FINDINGS = "tests/crash/test_findings.py"
 _RETENTION = "tests/store/test_retention.py"
 _BACKUPS = "tests/store/test_backups.py"
 _FILES = "tests/store/test_refusals_files.py"
+_PLANTED = "tests/store/test_planted.py"
 _BUSY = "tests/store/test_refusals_openers.py"
 _CONTENT = "tests/store/test_refusals_content.py"
 _MARKERS = "tests/store/test_refusals_markers.py"
@@ -49,7 +50,14 @@ _LOCKS = (
     skipped("lock: anybody's state directory", "lock.py", "require_ours(layout)", f"{_FILES}::test_planted_symbolic_link", after="\n        _give_to_owner"),
     never("lock: a state directory that others may write", "lock.py", "found.st_uid not in trusted or found.st_mode & 0o022", f"{_FILES}::test_planted_directory_that_others_may_write"),
     never("lock: a state directory on another filesystem", "lock.py", "found.st_dev != os.stat(layout.parent).st_dev", f"{_FILES}::test_state_directory_on_another_file_system"),
-    never("lock: something else than a file", "lock.py", "not stat.S_ISREG(os.fstat(descriptor).st_mode)", f"{_FILES}::test_planted_lock", _FILES),
+    never("lock: something else than a file", "lock.py", "not stat.S_ISREG(found.st_mode) or found.st_nlink > 1", f"{_FILES}::test_planted_lock", f"{_PLANTED}::test_the_lock_is_a_second_name"),
+    Mutation("lock: a second name", "lock.py", " or found.st_nlink > 1", "", (f"{_PLANTED}::test_the_lock_is_a_second_name",)),
+    skipped("planted: journals are not looked at", "sqlitefile.py", "require_plain_files(path)", f"{_PLANTED}::test_a_log_that_is_a_second_name", after="\n    connection"),
+    never("planted: a directory that became a link", "durable.py", "not stat.S_ISDIR(os.lstat(inner).st_mode)", f"{_PLANTED}::test_a_directory_becomes_a_link"),
+    never("planted: the copy's second name", "attempt.py", "os.fstat(descriptor).st_nlink != 1", f"{_PLANTED}::test_the_copy_becomes_a_second_name"),
+    never("planted: what is no file is read", "durable.py", "not stat.S_ISREG(os.fstat(descriptor).st_mode)", f"{_PLANTED}::test_advice_that_is_none"),
+    never("manifest: of another conversion", "manifest.py", "parsed.conversion_id != work.conversion_id", f"{_PLANTED}::test_a_manifest_of_another_conversion"),
+    never("recovery: the copy of a database that is gone", "recovery.py", "durable.exists(work.staging) and not holds_a_database(run, work)", f"{_PLANTED}::test_the_database_is_gone_and_only_the_copy_is_left"),
     skipped("writers are not locked out", "attempt.py", 'guard.execute("BEGIN IMMEDIATE")', f"{_CHECKS}::test_writers_wait"),
     never("stat: the source's is not compared under the lock", "attempt.py", "FileStat.of(os.lstat(run.primary)) != manifest.source", f"{_CHECKS}::test_written_to_as_the_lock_is_taken"),
     never("stat: the source's is not compared before the swap", "swap.py", "FileStat.of(old.stat()) != manifest.source or not _leads_to(run.primary, old)", f"{_CHECKS}::test_written_to_before_the_swap"),

@@ -30,7 +30,9 @@ MANIFEST = Manifest(
 
 @pytest.fixture
 def work(tmp_path: Path) -> WorkDirectory:
-    return WorkDirectory(tmp_path)
+    work = WorkDirectory(tmp_path / MANIFEST.conversion_id)
+    work.path.mkdir()
+    return work
 
 
 def document(work: WorkDirectory) -> dict[str, Any]:
@@ -55,6 +57,12 @@ def test_round_trip(work: WorkDirectory) -> None:
     MANIFEST.save(work)
     assert manifest.load(work) == MANIFEST
     assert list(work.path.iterdir()) == [work.manifest]
+
+
+def test_of_another_conversion(work: WorkDirectory) -> None:
+    """A manifest that names another conversion than its directory does is not this conversion's."""
+    other = document(work) | {"conversionID": "20200101T000000Z-01234567"}
+    require_unreadable(work, json.dumps(other).encode())
 
 
 FIELDS = [
