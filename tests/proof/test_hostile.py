@@ -1,6 +1,11 @@
-"""A sample of damaged and hostile files; ``hostile`` says what is done to them."""
+"""A sample of hostile input of every kind; ``hostile`` and the modules that it names say what is done."""
 
 from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,9 +13,44 @@ from tests.proof import hostile
 
 
 @pytest.mark.timeout(600)
-def test_hostile_files() -> None:
-    """Refused, failed or converted as they are: never changed otherwise, never run, never the end of the process."""
+def test_hostile_input() -> None:
+    """Refused, failed or done as it must be: nothing lost, run, followed, waited for or touched outside."""
     said, lost = hostile.play(range(5000))
     assert lost == []
+    assert said.total() == 5000
     outcomes = {what.rpartition(": ")[2] for what in said}
-    assert outcomes >= {"converted", "failed", "refused", "unchanged"}
+    assert outcomes >= {
+        "converted",
+        "failed",
+        "refused",
+        "unchanged",
+        "recovered",
+        "needs a person",
+        "not now",
+    }
+
+
+@pytest.mark.parametrize(
+    ("broken", "module", "finds"),
+    [
+        ("from format_store import sqlitefile; sqlitefile.require_plain_files = lambda _: None", "planted", "ended with -14"),
+        ("from format_store import recovery; recovery.holds_a_database = lambda *_: True", "hostile_state", "copy is gone"),
+    ],
+)  # fmt: skip
+def test_it_can_fail(broken: str, module: str, finds: str) -> None:
+    """With a check of the store's taken out, cases are lost."""
+    program = (
+        f"import sys; {broken}; from tests.proof import hostile; hostile._PATIENCE_SECONDS = 1; "
+        f"hostile._WHEEL[:] = [one for one in hostile._WHEEL if one.__module__.endswith({module!r})]; "
+        "sys.exit(hostile.main(range(400)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(hostile.ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    _, lost = json.loads(done.stdout.splitlines()[-1])
+    assert any(finds in line for line in lost), lost
