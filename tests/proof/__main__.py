@@ -30,6 +30,8 @@ PROOFS = (
     "errors",
     "crash_states",
     "histories",
+    "openers",
+    "fuzzing",
     "hostile",
     "mutations",
 )
