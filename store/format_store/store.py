@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from format_store import conversion, durable, errors, keys, sqlitefile
@@ -199,9 +200,14 @@ def _has_table(filename: str, name: str) -> bool:
         return False
     with (
         sqlitefile.sqlite_errors(_OPERATION, path),
-        closing(sqlitefile.connect(path, mode="ro")) as connection,
+        closing(sqlitefile.connect(_real(path), mode="ro")) as connection,
     ):
         return connection.execute(_TABLE, (name,)).fetchone() is not None
+
+
+def _real(path: Path) -> Path:
+    """An application may name its database by a link, as long as nobody is to convert it; SQLite follows that."""
+    return Path(os.path.realpath(path))
 
 
 def _patiently(attempt: Callable[[], object], wait: float) -> None:
@@ -239,7 +245,7 @@ def _prepare(layout: Layout, table: str, *, create: bool) -> tuple[Format, str]:
         sqlitefile.refuse_foreign_super_journal(layout)
     with (
         sqlitefile.sqlite_errors(_OPERATION, path),
-        closing(sqlitefile.connect(path)) as connection,
+        closing(sqlitefile.connect(_real(path))) as connection,
     ):
         marker = sqlitefile.marker_of(connection, path)
         found = marker.format if marker else PLAIN_SQLITEDICT

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from format_store import Failpoints, Format, Outcome, convert, errors, history, inspect, recover
+from format_store import (
+    Failpoints,
+    Format,
+    Outcome,
+    convert,
+    errors,
+    history,
+    inspect,
+    open_store,
+    recover,
+)
 from format_store import state_file as documents
 from format_store.layout import Layout
 from tests.crash.test_kill_at_failpoints import run
@@ -164,3 +174,13 @@ def test_the_database_is_gone_and_only_the_copy_is_left(path: Path, instead: byt
     (kept,) = Layout.of(path).quarantine.glob("*/staging.db")
     assert records_on_disk(kept) == RECORDS
     assert recover(path).recoveries == ()
+
+
+def test_an_application_may_name_its_database_by_a_link(path: Path, tmp_path: Path) -> None:
+    """What is refused to a conversion, an application may do: its own link is followed when it opens the store."""
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    with open_store(link) as store:
+        assert list(store.items()) == RECORDS
+    with pytest.raises(errors.SymbolicLink):
+        convert(link, HIERARCHICAL)
