@@ -369,9 +369,7 @@ def remove_tree(path: Path) -> None:
     if stat.S_ISDIR(os.lstat(path).st_mode):
         shutil.rmtree(path)
     else:
-        os.unlink(
-            path
-        )  # whatever somebody put there; rmtree would wait for the other end of a FIFO
+        os.unlink(path)  # rmtree would wait for the other end of a FIFO that somebody put there
     fsync_directory(path.parent)
 
 
