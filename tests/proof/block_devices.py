@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.proof.recorded_device import Entry, entries
+from tests.support.interpreter import environment
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 4096
@@ -97,7 +98,7 @@ def run_apart(module: str, *arguments: str) -> str:
     """What a module prints that is run as a program, apart from all others."""
     done = subprocess.run(
         [*_APART, sys.executable, "-m", module, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=False,

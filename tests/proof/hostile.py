@@ -28,6 +28,7 @@ from tests.proof import hostile_files, hostile_sql, hostile_state, hostile_value
 from tests.proof.hostile_case import RECORDS, Case, kept_workers
 from tests.proof.report import Report
 from tests.support.databases import write_plain
+from tests.support.interpreter import environment
 from tests.support.sqlite_files import EVERY_KIND, write_sql
 
 ROOT: Final = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def play(numbers: range, *, processes: int = 1) -> tuple[Counter[str], list[str]
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.proof.hostile", str(first), str(last)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=environment(),
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -41,6 +41,7 @@ from tests.crash.test_restoration import RESTORATION
 from tests.proof.hostile_case import attempt
 from tests.proof.report import Report
 from tests.support.databases import Records, leftovers, records_on_disk, sample, write_plain
+from tests.support.interpreter import environment
 
 ROOT: Final = Path(__file__).parents[2]
 RECORDS: Final = sample(30)
@@ -199,7 +200,7 @@ def play(part: list[Case], *, processes: int = 1) -> tuple[Counter[str], list[st
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.proof.openers", file],
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+            env=environment(), stdout=subprocess.PIPE, text=True,
         )
         for file in parts
     ]  # fmt: skip

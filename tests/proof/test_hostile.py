@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from tests.proof import hostile
+from tests.support.interpreter import environment
 
 
 @pytest.mark.timeout(600)
@@ -46,7 +46,7 @@ def test_it_can_fail(broken: str, module: str, first: int, finds: str) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": str(hostile.ROOT)},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
