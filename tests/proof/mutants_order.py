@@ -42,7 +42,7 @@ _DURABLE = (
     skipped("fsync: a moved file's new name is not synced", "durable.py", "fsync_directory(target.parent)", after="\n    if linked"),
     skipped("fsync: a moved file's old name is not synced", "durable.py", "fsync_directory(source.parent)"),
     skipped("fsync: a removed directory's name is not synced", "durable.py", "fsync_directory(path.parent)", before="except FileNotFoundError:\n        return\n    "),
-    skipped("fsync: a removed tree's name is not synced", "durable.py", "fsync_directory(path.parent)", before="FIFO\n    "),
+    skipped("fsync: a removed tree's name is not synced", "durable.py", "fsync_directory(path.parent)", before="that somebody put there\n    "),
     exchanged("order: written file renamed before its fsync", "durable.py", "_write(descriptor, data)", "os.fsync(descriptor)", between="\n            "),
     exchanged("order: copied file synced before its metadata", "durable.py", "copy_metadata(source, writer)", "os.fsync(writer)", between="\n            "),
 )  # fmt: skip
