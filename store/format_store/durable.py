@@ -209,18 +209,23 @@ def measure_writing(directory: Path, data: bytes, repeats: int) -> float | None:
 
 
 def copy_descriptor(
-    source: int, target: Path, checkpoint: Callable[[int], None] = lambda _copied: None
+    source: int,
+    target: Path,
+    checkpoint: Callable[[int], None] = lambda _copied: None,
+    *,
+    share: bool = True,
 ) -> None:
     """Copy content and metadata to ``target``, which appears whole and durable, or not at all.
 
     Takes a descriptor, because opening the source's path again would break a lease that is held on it.
-    ``checkpoint`` is called with the bytes copied so far, and may raise.
+    ``checkpoint`` is called with the bytes copied so far, and may raise. ``share``: whether the kernel may let the two
+    share blocks of the disk.
     """
     temporary = _temporary(target)
     writer = _create(temporary)
     try:
         try:
-            offset = _share_or_copy(source, writer, checkpoint)
+            offset = _share_or_copy(source, writer, checkpoint) if share else 0
             while chunk := os.pread(source, _CHUNK, offset):
                 _write(writer, chunk)
                 offset += len(chunk)

@@ -62,7 +62,7 @@ def give_up(
         restoring = manifest is not None and manifest.restores is not None
         history.record(
             run.layout, "restoration" if restoring else "conversion", identity,
-            () if restoring else (f"conversions.{result}",), result=result, detail=str(error),
+            () if restoring else (f"conversions.{result}",), result=result, reason=type(error).__name__, detail=str(error),
         )  # fmt: skip
     except (OSError, MemoryError, errors.StoreError) as second:
         error.add_note(f"clearing up failed as well, which the next run repeats: {second}")

@@ -15,7 +15,7 @@
     ├── TryAgain              75     somebody else is at work, or the conversion was told to stop
     │   └── Locked  InUse  Aborted  CleanUpPending
     ├── Failed                1      the conversion went wrong; the database is as it was
-    │   └── VerificationFailed  StorageError  OutOfSpace  OutOfMemory  WorkerFailed  CorruptDatabase
+    │   └── VerificationFailed  StorageError  SourceNotSynced  OutOfSpace  OutOfMemory  WorkerFailed  CorruptDatabase
     └── NeedsAttention        4      both copies are kept; a person has to look
         └── PrimaryUnsound  PreimageLost  StrayWrites  OutcomeUnknown  UnreadableManifest
 
@@ -228,6 +228,10 @@ class StorageError(Failed):
     """The operating system reported an error."""
 
     retryable = True
+
+
+class SourceNotSynced(StorageError):
+    """The disk did not take what the application had written to its database and never synced."""
 
 
 class OutOfSpace(StorageError):

@@ -5,9 +5,12 @@ Both files are under a write lease meanwhile, and no descriptor of either is ope
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from format_store import backups, durable, errors, lease, sqlitefile
+from format_store import backups, durable, errors, history, lease, sqlitefile
 from format_store.layout import Layout, WorkDirectory
 from format_store.manifest import FileStat, Manifest
 from format_store.run import Run, os_errors
@@ -31,12 +34,13 @@ def swap(
     with os_errors(_OPERATION, run.primary):
         _require_unchanged(run, work, manifest, old, new)
         # sqlitedict writes with synchronous=OFF: what becomes the pre-image may be in memory only.
-        durable.fsync_descriptor(old.descriptor)
+        with _told_as_not_synced(run):
+            durable.fsync_descriptor(old.descriptor)
         # The journal that settling removed must be gone durably, or it could be replayed over the new file.
         durable.fsync_directory(layout.parent)
         if __debug__:
             run.failpoints.hit("swap.before-preimage")
-        if not durable.link(run.primary, work.preimage):
+        if _in_memory_only(run) or not durable.link(run.primary, work.preimage):
             _copy_preimage(work, old)
         if __debug__:
             run.failpoints.hit("swap.after-preimage")
@@ -97,8 +101,41 @@ def _require_unchanged(
 
 
 def _copy_preimage(work: WorkDirectory, old: lease.WriteLease) -> None:
-    """No hard links here: the pre-image is a copy. Read through the lease's descriptor (ours would break it)."""
-    durable.copy_descriptor(old.descriptor, work.preimage)
+    """The pre-image is a copy where there are no hard links. Read through the lease's descriptor (ours would break it).
+
+    By hand, as the kernel's cache has it: blocks that are shared would be the disk's.
+    """
+    durable.copy_descriptor(old.descriptor, work.preimage, share=False)
+
+
+@contextmanager
+def _told_as_not_synced(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EROFS:  # until it is mounted anew, when the cache is gone
+            raise
+        raise errors.SourceNotSynced(
+            f"what the application wrote could not be synced ({errors.words(error)})",
+            operation=_OPERATION,
+            path=run.primary,
+            hint="The database is as it was, as far as this system's cache has it. See the kernel's log for the device "
+            "behind it; a conversion, or a copy on another volume, before that cache is gone saves what was written.",
+        ) from error
+
+
+def _in_memory_only(run: Run) -> bool:
+    """Whether an fsync of this file has failed before: the next one succeeds, and says nothing of what was dropped.
+
+    The kernel's cache may still hold what the disk does not. It is what was converted, so it is what has to be kept.
+    """
+    for entry in reversed(history.read(run.primary).entries):
+        if entry["kind"] in ("conversion", "restoration"):
+            if entry.get("result") == "succeeded":
+                return False
+            if entry.get("reason") == errors.SourceNotSynced.__name__:
+                return True
+    return False
 
 
 def _step_back(run: Run, work: WorkDirectory, new: lease.WriteLease) -> None:

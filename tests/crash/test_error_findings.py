@@ -142,16 +142,13 @@ def test_a_history_that_cannot_be_read_after_the_swap(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new database is in place, and nothing says that it is as it was: clean-up is left for the next run."""
-    real = Path.read_bytes
 
-    def read(self: Path) -> bytes:
-        if self.name == "history.jsonl":
-            raise OSError(errno.EIO, "no")
-        return real(self)
+    def from_now_on() -> None:
+        failing(monkeypatch, durable, "read_file", lambda path, _: path.name == "history.jsonl")
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    failpoints = Failpoints({"swap.after-rename": from_now_on})
     with pytest.raises(errors.CleanUpPending, match="the new database is in place"):
-        convert(database, TARGET)
+        convert(database, TARGET, failpoints=failpoints)
     monkeypatch.undo()
     assert format_on_disk(database) == HIERARCHICAL["sqlitedict"] | {"valueCodec": "pickle"}
     assert require_intact(database, RECORDS, HIERARCHICAL) == "new"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -341,9 +342,9 @@ def test_without_hard_links_the_preimage_is_a_copy(
     copied: list[Path] = []
     real = durable.copy_descriptor
 
-    def copy(descriptor: int, target: Path) -> None:
+    def copy(descriptor: int, target: Path, **options: Any) -> None:
         copied.append(target)
-        real(descriptor, target)
+        real(descriptor, target, **options)
 
     monkeypatch.setattr(durable, "copy_descriptor", copy)
     convert(database, TARGET)

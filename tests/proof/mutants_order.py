@@ -81,14 +81,22 @@ _SWAP = (
     skipped("fsync: primary's name after stepping back", "swap.py", "durable.fsync_directory(layout.parent)", after="\n        if not new.held()"),
     exchanged(
         "order: directory synced before the pre-image is there", "swap.py",
-        'if not durable.link(run.primary, work.preimage):\n            _copy_preimage(work, old)\n        if __debug__:\n            run.failpoints.hit("swap.after-preimage")',
+        'if _in_memory_only(run) or not durable.link(run.primary, work.preimage):\n            _copy_preimage(work, old)\n        if __debug__:\n            run.failpoints.hit("swap.after-preimage")',
         _SYNC_WORK,
     ),
     Mutation(
         "order: swapped before there is a pre-image", "swap.py",
-        "if not durable.link(run.primary, work.preimage):\n            _copy_preimage(work, old)",
+        "if _in_memory_only(run) or not durable.link(run.primary, work.preimage):\n            _copy_preimage(work, old)",
         "durable.rename(work.staging, run.primary)\n        durable.link(run.primary, work.preimage)",
         (f"{_ORDER}::test_conversion",),
+    ),
+    Mutation(
+        "what a failed fsync left in memory is linked", "swap.py", "_in_memory_only(run) or not", "not",
+        ("tests/proof/test_flush_failures.py::test_run_again_on_what_only_the_cache_holds",),
+    ),
+    Mutation(
+        "what a failed fsync left in memory shares the disk's blocks", "swap.py", ", share=False)", ")",
+        ("tests/proof/test_flush_failures.py::test_run_again_on_what_only_the_cache_holds",),
     ),
     Mutation(
         "order: the lease is asked before the pre-image is made", "swap.py",

@@ -6,7 +6,7 @@ import pytest
 
 from tests.proof import block_devices
 from tests.proof.block_devices import KINDS
-from tests.proof.flush_failures import Case, play
+from tests.proof.flush_failures import NEVER_SYNCED, Case, play
 from tests.proof.recorded_runs import AGAIN
 from tests.support.requirements import requires
 
@@ -34,3 +34,10 @@ def test_a_second_fsync_proves_nothing(kind: str, first: int) -> None:
     """Had what failed been synced again, success would be told over data that is gone."""
     (found,) = play([Case(kind, CONVERSION, "write", first, broken=AGAIN)])
     assert any("it says 0;" in lost for lost in found.lost)
+
+
+def test_run_again_on_what_only_the_cache_holds() -> None:
+    """The source's own fsync fails; the next run converts what the cache has, and its backup is of that as well."""
+    (found,) = play([Case("xfs", NEVER_SYNCED, "write", 8, times=2)])
+    assert found.lost == []
+    assert found.said["1 SourceNotSynced, then 0"] >= 1
