@@ -1,6 +1,6 @@
 """A sidecar for minutes under edits, conversions and watches that are cut; and a thousand StorageFormats.
 
-Memory, descriptors and threads of supervisor and worker are a flat line after a minute. What is told about a thousand
+Memory, descriptors and threads of supervisor and worker are a flat line once it is warm. What is told about a thousand
 objects are figures: what they cost the controller, and that they cost a sidecar nothing.
 """
 
@@ -27,10 +27,11 @@ from tests.support.controlplane import wait_for_policy
 from tests.support.objects import storageformat
 from tests.support.processes import Held
 
-SECONDS: Final = 360.0
-WARM_UP_SECONDS: Final = 60.0
+ROUNDS: Final = 800
+#: The history that each of them reads has all of its hundred lines, and every kind of wrong answer has been met.
+WARM_UP_ROUNDS: Final = 200
 CUT_SECONDS: Final = 3.0
-#: Over all of the soak, per process.
+#: From then on, per process.
 GROWTH_BYTES: Final = 2 << 20
 MANY: Final = 1000
 PATIENCE: Final = 120.0
@@ -50,18 +51,18 @@ def rises(line: Line, bound: float) -> str:
 
 
 def long(report: Report) -> None:
-    """Six minutes, and a thousand objects."""
+    """Minutes of conversions, and a thousand objects."""
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane.started())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(redirect_stdout(io.StringIO()))
         plane.install(DEPLOY)
         wait_for_policy(plane)
-        _soak(report, plane, folder / "soak", SECONDS)
+        _soak(report, plane, folder / "soak", ROUNDS)
         _many(report, plane, folder / "many")
 
 
-def _soak(report: Report, plane: ControlPlane, folder: Path, seconds: float) -> None:
+def _soak(report: Report, plane: ControlPlane, folder: Path, rounds: int) -> None:
     begun = time.monotonic()
     samples: dict[str, list[tuple[float, Held]]] = {"supervisor": [], "worker": []}
     with (
@@ -72,20 +73,20 @@ def _soak(report: Report, plane: ControlPlane, folder: Path, seconds: float) -> 
         cluster.create(wanted(pod))
         sidecar = cluster.sidecar(pod)
         worker = sidecar.worker
-        rounds, cut_at = 0, begun + CUT_SECONDS
-        while (now := time.monotonic()) < begun + seconds:
-            target = ("v2", "v3")[rounds % 2]
+        cut_at = begun + CUT_SECONDS
+        for number in range(rounds):
+            now = time.monotonic()
+            target = ("v2", "v3")[number % 2]
             cluster.change(target=target)
             pass_gate(pod, within=PATIENCE)
             assert_holds(pod.database, target)
-            rounds += 1
             if now >= cut_at:
                 cut_at = now + CUT_SECONDS
-                if rounds % 4 == 0:
+                if number % 4 == 0:
                     faulty.fail(Fault.WATCH_EXPIRED, "watch formatstates")
                 faulty.fail(Fault.INTERNAL, "patch formatstates/status")
                 faulty.cut()
-            if now >= begun + WARM_UP_SECONDS:
+            if number >= WARM_UP_ROUNDS:
                 samples["supervisor"].append((now, Held.by(sidecar.process.pid)))
                 samples["worker"].append((now, Held.by(worker)))
         restarted = sidecar.worker != worker
@@ -101,7 +102,8 @@ def _soak(report: Report, plane: ControlPlane, folder: Path, seconds: float) -> 
 
 
 def _growth(samples: Sequence[tuple[float, Held]]) -> list[str]:
-    bounds = {"rss": float(GROWTH_BYTES), "descriptors": 1.0, "threads": 0.5}
+    # A connection is kept or not, and asyncio has a few threads for names of hosts; a leak would be hundreds.
+    bounds = {"rss": float(GROWTH_BYTES), "descriptors": 3.0, "threads": 3.0}
     found = {
         name: rises([(at, getattr(held, name)) for at, held in samples], bound)
         for name, bound in bounds.items()

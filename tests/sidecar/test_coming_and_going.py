@@ -48,24 +48,27 @@ def test_gates_that_come_and_go(api: FakeApi, pod: Pod) -> None:
 
 
 def test_what_came_and_went_leaves_nothing_open(api: FakeApi, pod: Pod) -> None:
-    """Gates, edits, conversions and cut watches: after fifteen rounds no more descriptors and threads than after five."""
+    """Gates, edits, conversions and cut watches: what each of fifteen rounds left open would be seen.
+
+    A connection may be kept for the next request, or not, and asyncio starts its few threads for the names of hosts as it
+    needs them: the least of the last rounds is compared with the most of the first ones.
+    """
     api.apply(wanted(pod))
     pod.options["--resync"] = "3600"
     sidecar = pod.sidecar()
-    before: list[int] = []
+    held: list[list[int]] = []
     for turn in range(15):
         api.apply(wanted(pod, spec__target=("v2", "v1")[turn % 2]))
         pass_gate(pod)
         phase(api, "Converted")
         eventually(lambda: _watches(api) == [True, True], within=PATIENCE)
-        if turn == 4:
-            before = _held(sidecar)
+        held.append(_held(sidecar))
         begun = _watches_begun(api)
         api.cut_watches()
         eventually(lambda begun=begun: _watches_begun(api) >= begun + 2, within=PATIENCE)  # type: ignore[misc] # a lambda in a loop
-    eventually(lambda: _watches(api) == [True, True], within=PATIENCE)
-    # Fewer is possible: a connection that was kept for the next request may have been given up.
-    eventually(lambda: all(now <= then for now, then in zip(_held(sidecar), before, strict=True)))
+    first, last = zip(*held[2:6], strict=True), zip(*held[-4:], strict=True)
+    # One that each round left would be six by then.
+    assert all(min(now) < max(then) + 4 for then, now in zip(first, last, strict=True)), str(held)
 
 
 def _watches(api: FakeApi) -> list[bool]:

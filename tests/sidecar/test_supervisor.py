@@ -88,6 +88,14 @@ def test_a_killed_worker_is_restarted_within_five_seconds(start: Start) -> None:
     assert process.is_running
 
 
+def test_the_worker_has_one_arena(start: Start) -> None:
+    """Else what conversions leave free in the arenas of their threads adds up."""
+    process = start(WORKS)
+    process.says("working")
+    environment = Path(f"/proc/{workers(process)[0]}/environ").read_bytes().split(b"\0")
+    assert b"MALLOC_ARENA_MAX=1" in environment
+
+
 def test_restarts_slow_down_but_go_on(start: Start) -> None:
     """A worker that dies at once is tried again after 1 s, then 2 s."""
     process = start(DIES)
