@@ -364,7 +364,7 @@ def remove_directory(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory with all that is in it and make that durable; follows no link.
+    """Remove a directory with all that is in it, or what has come into its place, and make that durable; follows no link.
 
     For throw-away copies only (a rehearsal's): pre-images and backups never go this way.
     """
