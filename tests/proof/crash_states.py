@@ -49,6 +49,7 @@ from tests.proof.replay import Replay
 from tests.proof.report import Report
 from tests.proof.scenarios import ALL, NAME, Scenario, fresh
 from tests.proof.traced import MARK
+from tests.support.kept_workers import kept_workers
 
 MODELS: tuple[Model, ...] = ("journalled", "weak", "unordered")
 PROOF = "crash states"
@@ -62,7 +63,10 @@ def workshop() -> Iterator[Path]:
     """A directory in memory if there is one: nothing here depends on a disk, and fsync costs nothing there."""
     memory = Path("/dev/shm")
     where = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="crash-states-", dir=where) as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="crash-states-", dir=where) as directory,
+        kept_workers(),
+    ):
         yield Path(directory)
 
 

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -29,6 +29,7 @@ from tests.proof.error_scenarios import Scenario, all_of_them
 from tests.proof.injection import Ending, Place, Request, Zygote
 from tests.proof.report import Report
 from tests.support.databases import leftovers
+from tests.support.kept_workers import kept_workers
 
 ERRNOS = ("ENOSPC", "EIO", "EACCES", "EINTR", "EDQUOT", "EROFS")
 #: The kernel took nothing: what a writer gets when there is no room, and no error yet.
@@ -157,14 +158,15 @@ class Bench:
         self._free: SimpleQueue[Zygote] = SimpleQueue()
 
     def __enter__(self) -> Self:
-        self._zygotes = [Zygote().__enter__() for _ in range(self._jobs)]
-        for zygote in self._zygotes:
-            self._free.put(zygote)
+        with ExitStack() as stack:
+            stack.enter_context(kept_workers())
+            for _ in range(self._jobs):
+                self._free.put(stack.enter_context(Zygote()))
+            self._entered = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for zygote in self._zygotes:
-            zygote.__exit__(None, None, None)
+        self._entered.close()
 
     def places(self, scenario: Scenario) -> list[Place]:
         """All of them, of every thread, but for the calls that only differ in what a run happens to do."""

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Final
 
 from tests.proof import hostile_files, hostile_sql, hostile_state, hostile_values, planted
-from tests.proof.hostile_case import RECORDS, Case, kept_workers
+from tests.proof.hostile_case import RECORDS, Case
 from tests.proof.report import Report
 from tests.support.databases import write_plain
 from tests.support.interpreter import environment
+from tests.support.kept_workers import kept_workers
 from tests.support.sqlite_files import EVERY_KIND, write_sql
 
 ROOT: Final = Path(__file__).parents[2]

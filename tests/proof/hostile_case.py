@@ -1,19 +1,16 @@
-"""What the families of hostile cases share: a case's place, what a call came to, and workers that outlive a case."""
+"""What the families of hostile cases share: a case's place, and what a call came to."""
 
 from __future__ import annotations
 
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from format_store import errors
-from format_store.codecs import pool
-from format_store.engines.sqlitedict import values
 from tests.support.databases import sample
 
 RECORDS: Final = sample(24)
@@ -51,43 +48,6 @@ def attempt(call: Callable[[], Any]) -> tuple[str, errors.StoreError | None]:
         words = {2: "refused", 3: "refused", 4: "needs a person", 75: "not now"}
         return words.get(error.exit_code, "failed"), error
     return str(getattr(result, "outcome", "done")), None
-
-
-class _Kept(pool.WorkerPool):
-    """Takes over the workers of the case before where that had no trouble with them.
-
-    Starting one takes longer than all the rest of a case; and a value that leaves something behind in a worker is
-    one more way to be hostile.
-    """
-
-    _spare: ClassVar[list[pool._Worker]] = []
-
-    def __init__(self, workers: int | None = None, *, memory_limit: int) -> None:
-        super().__init__(workers, memory_limit=memory_limit)
-        for worker in self._spare:
-            if worker.memory_limit == memory_limit and len(self._workers) < self.size:
-                self._workers.append(worker)
-        _Kept._spare = [worker for worker in self._spare if worker not in self._workers]
-
-    def _stop(self) -> None:
-        """Also called after a value that could not be converted: whoever has answered that goes on."""
-        _Kept._spare += [worker for worker in self._workers if not worker.tasks]
-        self._workers = [worker for worker in self._workers if worker.tasks]
-        super()._stop()
-
-
-@contextmanager
-def kept_workers() -> Iterator[None]:
-    """Workers live on between cases."""
-    try:
-        setattr(values, "WorkerPool", _Kept)  # noqa: B010 - mypy would have it a constant
-        yield
-    finally:
-        setattr(values, "WorkerPool", pool.WorkerPool)  # noqa: B010 - as above
-        spare, _Kept._spare = _Kept._spare, []
-        for worker in spare:
-            worker.kill()
-            worker.close()
 
 
 def peak_memory(pid: int | str = "self") -> int:
