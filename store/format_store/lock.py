@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from format_store import durable, errors
 from format_store.layout import Layout
@@ -42,6 +42,9 @@ def exclusive(layout: Layout) -> Iterator[None]:
     try:
         yield
     finally:
+        # By word, not by the close alone: a child that another thread has just forked holds a copy until it executes.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         durable.let_go(descriptor)
 
 

@@ -144,7 +144,8 @@ def test_a_glob(cluster: Cluster) -> None:
     }
     assert all(one["message"] for one in failures)
     seen = sidecar.metrics()
-    assert (seen[SUCCEEDED], seen[REFUSED]) == (3, 2)
+    assert seen[SUCCEEDED] == 3
+    assert seen[REFUSED] >= 2  # and again with each further attempt
     assert seen["storageformat_gate_open"] == 0
     assert gate.is_running
     eventually(sidecar.is_watching)

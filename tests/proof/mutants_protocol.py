@@ -51,6 +51,7 @@ _LOCKS = (
     never("lock: a state directory that others may write", "lock.py", "found.st_uid not in trusted or found.st_mode & 0o022", f"{_FILES}::test_planted_directory_that_others_may_write"),
     never("lock: a state directory on another filesystem", "lock.py", "found.st_dev != os.stat(layout.parent).st_dev", f"{_FILES}::test_state_directory_on_another_file_system"),
     never("lock: something else than a file", "lock.py", "not stat.S_ISREG(found.st_mode) or found.st_nlink > 1", f"{_FILES}::test_planted_lock", f"{_PLANTED}::test_the_lock_is_a_second_name"),
+    skipped("lock: kept by a copy of its descriptor", "lock.py", "fcntl.flock(descriptor, fcntl.LOCK_UN)", f"{_CHECKS}::test_a_copy_of_the_locks_descriptor"),
     Mutation("lock: a second name", "lock.py", " or found.st_nlink > 1", "", (f"{_PLANTED}::test_the_lock_is_a_second_name",)),
     skipped("planted: journals are not looked at", "sqlitefile.py", "require_plain_files(path)", f"{_PLANTED}::test_a_log_that_is_a_second_name", after="\n    connection"),
     never("planted: a directory that became a link", "durable.py", "not stat.S_ISDIR(os.lstat(inner).st_mode)", f"{_PLANTED}::test_a_directory_becomes_a_link"),

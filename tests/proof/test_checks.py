@@ -58,6 +58,23 @@ def work_of(path: Path) -> Any:
 # --- leases and locks -----------------------------------------------------------------------------------
 
 
+def test_a_copy_of_the_locks_descriptor(path: Path) -> None:
+    """A child that another thread has forked, and that has not executed yet, keeps nobody out."""
+    layout = Layout.of(path)
+    with lock.exclusive(layout):
+        (held,) = (
+            int(name)
+            for name in os.listdir("/proc/self/fd")
+            if os.path.realpath(f"/proc/self/fd/{name}") == os.path.realpath(layout.lock)
+        )
+        copy = os.dup(held)
+    try:
+        with lock.exclusive(layout):
+            assert path.exists()
+    finally:
+        os.close(copy)
+
+
 def test_a_lease_that_was_broken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody waits for the file: a pre-image is not deleted, and a primary proves nothing."""
     crash_at(path, "swap.after-fsync")
