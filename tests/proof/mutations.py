@@ -81,7 +81,8 @@ def unmade(mutation: Mutation) -> str | None:
 @contextmanager
 def copy_of_the_store(mutation: Mutation | None) -> Iterator[Path]:
     """A directory with a copy of the store, and room for the tests' files."""
-    with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
+    # A test that has failed may have left a process that still makes files.
+    with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as directory:
         copy = Path(directory) / "store" / _STORE.name
         shutil.copytree(_STORE, copy, ignore=shutil.ignore_patterns("__pycache__"))
         if mutation is not None:
