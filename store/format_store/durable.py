@@ -138,10 +138,13 @@ def read_file(path: Path, limit: int) -> bytes | None:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
             return None
         raise
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
-        data = file.read(limit + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        let_go(descriptor)
     return data if len(data) <= limit else None
 
 

@@ -104,6 +104,16 @@ def test_advice_that_is_none(path: Path, make: Callable[[Path], object]) -> None
     assert history.read(path).totals["conversions.succeeded"] == 1
 
 
+def test_advice_that_is_a_directory(path: Path) -> None:
+    """There is none, as with anything else that is no file."""
+    layout = Layout.of(path)
+    layout.state.mkdir(0o700)
+    layout.history.mkdir()
+    (layout.state / "desired.json").mkdir()
+    assert history.read(path).entries == ()
+    assert documents.load(path, "desired.json") is None
+
+
 def test_a_fifo_as_a_rehearsal(path: Path) -> None:
     """It is removed without being opened."""
     layout = Layout.of(path)
