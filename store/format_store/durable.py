@@ -127,9 +127,10 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def read_file(path: Path, limit: int) -> bytes | None:
-    """All of a regular file of up to ``limit`` bytes; None for anything else.
+    """All of a regular file of up to ``limit`` bytes; None for anything else but a directory.
 
-    A link is not followed, and a FIFO that somebody put there not waited for. Raises FileNotFoundError, OSError.
+    A link is not followed, and a FIFO that somebody put there neither waited for nor believed. Raises FileNotFoundError,
+    IsADirectoryError, OSError.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -139,7 +140,10 @@ def read_file(path: Path, limit: int) -> bytes | None:
             return None
         raise
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(kind):
             return None
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(limit + 1)

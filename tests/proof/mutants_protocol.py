@@ -56,7 +56,7 @@ _LOCKS = (
     skipped("planted: journals are not looked at", "sqlitefile.py", "require_plain_files(path)", f"{_PLANTED}::test_a_log_that_is_a_second_name", after="\n    connection"),
     never("planted: a directory that became a link", "durable.py", "not stat.S_ISDIR(os.lstat(inner).st_mode)", f"{_PLANTED}::test_a_directory_becomes_a_link"),
     never("planted: the copy's second name", "attempt.py", "os.fstat(descriptor).st_nlink != 1", f"{_PLANTED}::test_the_copy_becomes_a_second_name"),
-    never("planted: what is no file is read", "durable.py", "not stat.S_ISREG(os.fstat(descriptor).st_mode)", f"{_PLANTED}::test_advice_that_is_a_directory"),
+    never("planted: what is no file is read", "durable.py", "not stat.S_ISREG(kind)", f"{_PLANTED}::test_advice_from_a_fifo"),
     never("manifest: of another conversion", "manifest.py", "parsed.conversion_id != work.conversion_id", f"{_PLANTED}::test_a_manifest_of_another_conversion"),
     never("recovery: the copy of a database that is gone", "recovery.py", "durable.exists(work.staging) and not holds_a_database(run, work)", f"{_PLANTED}::test_the_database_is_gone_and_only_the_copy_is_left"),
     skipped("writers are not locked out", "attempt.py", 'guard.execute("BEGIN IMMEDIATE")', f"{_CHECKS}::test_writers_wait"),

@@ -104,14 +104,17 @@ def test_advice_that_is_none(path: Path, make: Callable[[Path], object]) -> None
     assert history.read(path).totals["conversions.succeeded"] == 1
 
 
-def test_advice_that_is_a_directory(path: Path) -> None:
-    """There is none, as with anything else that is no file."""
+def test_advice_from_a_fifo(path: Path) -> None:
+    """What somebody writes into a FIFO in the history's place is not believed."""
     layout = Layout.of(path)
     layout.state.mkdir(0o700)
-    layout.history.mkdir()
-    (layout.state / "desired.json").mkdir()
-    assert history.read(path).entries == ()
-    assert documents.load(path, "desired.json") is None
+    os.mkfifo(layout.history)
+    writer = os.open(layout.history, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        os.write(writer, b'{"kind": "conversion", "at": "x", "totals": {}}\n')
+        assert history.read(path).entries == ()
+    finally:
+        os.close(writer)
 
 
 def test_a_fifo_as_a_rehearsal(path: Path) -> None:
