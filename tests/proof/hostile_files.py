@@ -13,6 +13,7 @@ from typing import Any, Final
 from format_store import Format, convert, errors, inspect
 from format_store.layout import Layout
 from tests.proof.hostile_case import Case, attempt
+from tests.support.databases import format_on_disk
 
 _PAGE: Final = 4096
 TARGETS: Final[tuple[dict[str, Any], ...]] = (
@@ -168,7 +169,7 @@ def _rows(path: Path) -> dict[str, list[str]] | None:
             connection.text_factory = bytes
             names = connection.execute(
                 "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%' "
-                "AND name NOT IN ('unnamed', 'new') AND name NOT LIKE 'sqlite_stat%'"
+                "AND lower(name) NOT IN ('unnamed', 'new') AND name NOT LIKE 'sqlite_stat%'"
             ).fetchall()
             for (name,) in names:
                 quoted = name.decode("utf-8", "surrogateescape").replace('"', '""')
@@ -186,7 +187,7 @@ def _rows(path: Path) -> dict[str, list[str]] | None:
     return found
 
 
-def _converted(path: Path, before: dict[str, list[str]] | None) -> str:
+def _converted(path: Path, before: dict[str, list[str]] | None, *, was_hierarchical: bool) -> str:
     """What a database that was converted has otherwise than ``before``, in words."""
     after = _rows(path)
     if before is None:
@@ -197,14 +198,19 @@ def _converted(path: Path, before: dict[str, list[str]] | None) -> str:
     records = after.pop("unnamed", [])
     if before != after:
         return "another table is not what it was"
-    return "" if _keys(unnamed) == _keys(records) else "the keys are not what they were"
+    is_hierarchical = format_on_disk(path).get("keyEncoding") == "hierarchical"
+    same = _keys(unnamed, hierarchical=was_hierarchical) == _keys(
+        records, hierarchical=is_hierarchical
+    )
+    return "" if same else "the keys are not what they were"
 
 
-def _keys(rows: list[str]) -> list[tuple[int, str]]:
+def _keys(rows: list[str], *, hierarchical: bool) -> list[tuple[int, str]]:
+    """By what the marker says: a bit that was flipped can make a key look like one of the other encoding."""
     found = []
     for row in rows:
         rowid, key, _ = eval(row, {"__builtins__": {}})  # noqa: S307 - made by repr above
-        if key[:1] < b" ":  # hierarchical
+        if hierarchical:
             key = key[2:].replace(b"\xff", b"/")
         found.append((rowid, os.fsdecode(key)))
     return found
@@ -213,7 +219,8 @@ def _keys(rows: list[str]) -> list[tuple[int, str]]:
 def judge(case: Case) -> tuple[str, str]:
     """What came of it, and what was not as promised."""
     chance, path = case.chance, case.copy()
-    if chance.random() < 0.2:
+    was_hierarchical = chance.random() < 0.2
+    if was_hierarchical:
         convert(path, Format.from_spec(TARGETS[0]))
     done = _spoil(path, chance)
     data, before = path.read_bytes(), _rows(path)
@@ -223,7 +230,9 @@ def judge(case: Case) -> tuple[str, str]:
         return done, f"a person was asked for: {error}"
     if error is not None and path.read_bytes() != data:
         return done, f"{outcome} ({error}), and the file has changed"
-    if outcome == "converted" and (wrong := _converted(path, before)):
+    if outcome == "converted" and (
+        wrong := _converted(path, before, was_hierarchical=was_hierarchical)
+    ):
         return done, f"{outcome}, and {wrong}"
     attempt(lambda: inspect(path))
     return f"{done}: {outcome}", "work is pending" if Layout.of(path).pending() else ""
