@@ -205,7 +205,7 @@ def quarantine(layout: Layout, work: WorkDirectory, file: Path, name: str) -> Pa
 
 
 def clear(work: WorkDirectory) -> None:
-    """Remove a work directory that holds no pre-image any more. Raises OSError, AssertionError.
+    """Remove a work directory that holds no pre-image any more. Raises OSError, UnreadableManifest.
 
     The manifest goes last: without one, whatever else is left could not be told apart.
     """
@@ -214,7 +214,12 @@ def clear(work: WorkDirectory) -> None:
     except FileNotFoundError:
         return
     if work.preimage.name in names:
-        raise AssertionError("a work directory with a pre-image is not cleared")
+        raise errors.UnreadableManifest(
+            "there is a pre-image where none was left",
+            operation="clean up",
+            path=work.path,
+            hint="Nothing was deleted. Find out who put it there, and compare it with the database by hand.",
+        )
     for name in names:
         if work.path / name != work.manifest:
             durable.unlink(work.path / name)

@@ -139,7 +139,9 @@ def load(work: WorkDirectory) -> Manifest | None:
         if parsed.conversion_id != work.conversion_id:
             raise ValueError(f"it is of {parsed.conversion_id!r}")
         return parsed
-    except (ValueError, KeyError, TypeError, RecursionError, errors.InvalidFormat) as error:
+    except (
+        ValueError, KeyError, TypeError, OverflowError, RecursionError, errors.InvalidFormat,
+    ) as error:  # fmt: skip
         raise errors.UnreadableManifest(
             f"the manifest cannot be understood ({error})",
             operation="recover",

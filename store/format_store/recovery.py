@@ -22,7 +22,12 @@ from format_store.layout import WorkDirectory
 from format_store.manifest import FileStat, Manifest
 from format_store.observer import Phase, Recovery, RecoveryOutcome
 from format_store.run import Run, os_errors
-from format_store.situations import Situation, examine, holds_a_database
+from format_store.situations import (
+    Situation,
+    examine,
+    holds_a_database,
+    preimage_without_manifest,
+)
 
 _OPERATION = "recover"
 _AS_FOUND = (
@@ -108,7 +113,7 @@ def discard(run: Run, work: WorkDirectory, manifest: Manifest | None) -> None:
         durable.fsync_directory(run.layout.parent)
         if durable.exists(work.preimage):
             if manifest is None:
-                raise AssertionError("a pre-image without a manifest is examined, not discarded")
+                raise preimage_without_manifest(work)
             _delete_preimage_of_unswapped(run, work, manifest)
         if __debug__:
             run.failpoints.hit("discard.before-clear")

@@ -45,17 +45,22 @@ def examine(run: Run, work: WorkDirectory) -> tuple[Situation, Manifest | None]:
     has_preimage = durable.exists(work.preimage)
     if manifest is None:
         if has_preimage:
-            raise errors.UnreadableManifest(
-                "there is a pre-image without a manifest",
-                operation=_OPERATION,
-                path=work.path,
-                hint="Nothing was changed. Compare the pre-image with the database by hand.",
-            )
+            raise preimage_without_manifest(work)
         return Situation.UNBUILT, None
     if manifest.phase is ManifestPhase.BUILDING and not has_preimage:
         return Situation.UNBUILT, manifest
     judge = _examine_primary if manifest.restores is None else _examine_restored
     return judge(run, work, manifest, has_preimage=has_preimage), manifest
+
+
+def preimage_without_manifest(work: WorkDirectory) -> errors.UnreadableManifest:
+    """Also for one that somebody put there a moment after it was looked for."""
+    return errors.UnreadableManifest(
+        "there is a pre-image without a manifest",
+        operation=_OPERATION,
+        path=work.path,
+        hint="Nothing was changed. Compare the pre-image with the database by hand.",
+    )
 
 
 def _examine_primary(

@@ -51,6 +51,9 @@ def swap(
             )
         if __debug__:
             run.failpoints.hit("swap.before-rename")
+        # The lease is on the verified file; what lies under its name by now may be something that somebody put there.
+        if not _leads_to(work.staging, new):
+            raise _another_copy(work)
         durable.rename(work.staging, run.primary)
     # From here on no error may say that the database is as it was.
     try:
@@ -89,13 +92,7 @@ def _require_unchanged(
     if FileStat.of(old.stat()) != manifest.source or not _leads_to(run.primary, old):
         raise _in_use(run, "the database was written to during the conversion")
     if FileStat.of(new.stat()) != manifest.staging:
-        raise errors.VerificationFailed(
-            "the staging copy changed after it had been verified",
-            operation=_OPERATION,
-            path=work.staging,
-            hint="The staging copy was discarded; the database is as it was. Somebody else writes into the "
-            "state directory.",
-        )
+        raise _another_copy(work)
     sqlitefile.require_no_siblings(run.layout, operation=_OPERATION)
     sqlitefile.require_no_siblings(Layout.of(work.staging), operation=_OPERATION)
 
@@ -190,6 +187,16 @@ def _leads_to(path: os.PathLike[str], held: lease.WriteLease) -> bool:
         return os.path.samestat(os.lstat(path), held.stat())
     except FileNotFoundError:
         return False
+
+
+def _another_copy(work: WorkDirectory) -> errors.VerificationFailed:
+    return errors.VerificationFailed(
+        "the staging copy changed after it had been verified",
+        operation=_OPERATION,
+        path=work.staging,
+        hint="The staging copy was discarded; the database is as it was. Somebody else writes into the "
+        "state directory.",
+    )
 
 
 def _in_use(run: Run, message: str) -> errors.InUse:

@@ -323,12 +323,13 @@ def test_a_manifest_that_cannot_be_understood(database: Path, text: str) -> None
 
 
 def test_a_preimage_without_a_manifest_is_never_deleted(database: Path) -> None:
-    """Nobody knows what it is the pre-image of: exit code 4, and it stays."""
+    """Nobody knows what it is the pre-image of: exit code 4, it stays, and nothing is told as discarded."""
     work = kill_at(database, "swap.after-fsync")
     (work / "manifest.json").unlink()
     with pytest.raises(errors.UnreadableManifest):
         recover(database)
     assert records_in(work / "preimage.db") == RECORDS
+    assert history.read(database).totals["recoveries.discarded"] == 0
 
 
 # --- other filesystems, other volumes -------------------------------------------------------------------

@@ -195,6 +195,22 @@ def test_the_staging_copy_changes(path: Path, name: str, told: str) -> None:
     assert records_on_disk(path) == RECORDS
 
 
+@pytest.mark.parametrize("name", ["swap.before-preimage", "swap.before-rename"])
+def test_the_staging_copy_is_replaced(path: Path, name: str) -> None:
+    """What somebody put under the copy's name is not swapped in: the database stays as it is, and stays in its place."""
+    before = path.read_bytes()
+
+    def replaced() -> None:
+        staging = work_of(path).staging
+        staging.unlink()
+        os.mkfifo(staging)
+
+    with pytest.raises(errors.VerificationFailed, match="changed after it had been verified"):
+        convert(path, DICT, failpoints=at(name, replaced))
+    assert path.read_bytes() == before
+    assert path.stat().st_nlink == 1
+
+
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
 @pytest.mark.parametrize("beside", ["primary", "staging"])
 def test_siblings(path: Path, suffix: str, beside: str) -> None:
@@ -315,7 +331,7 @@ def test_a_proof_of_another_conversion(path: Path) -> None:
 def test_a_preimage_is_never_cleared(path: Path) -> None:
     """Clearing a work directory is for what is left of one."""
     crash_at(path, "swap.after-fsync")
-    with pytest.raises(AssertionError, match="pre-image"):
+    with pytest.raises(errors.UnreadableManifest, match="pre-image"):
         backups.clear(work_of(path))
     assert work_of(path).preimage.exists()
 

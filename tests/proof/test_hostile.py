@@ -30,6 +30,25 @@ def test_hostile_input() -> None:
     }
 
 
+FOUND = {
+    5815: "a table's name in another case",
+    31873: "a key that looks like one of the other encoding",
+    25583: "a number in a manifest that is beyond floats",
+    13911: "a key that is text in the table or its index only",
+    9324: "a pre-image planted beside no manifest",
+    14216: "a pre-image planted before the clean-up",
+    7169: "a name in the schema that is a blob",
+    33922: "SQL in the schema that is a blob",
+}
+
+
+@pytest.mark.parametrize("number", FOUND, ids=FOUND.values())
+def test_what_the_long_form_found(number: int) -> None:
+    """Cases that were lost once: the store's own error is raised, or the oracle reads what is there."""
+    _, lost = hostile.play(range(number, number + 1))
+    assert lost == []
+
+
 @pytest.mark.parametrize(
     ("broken", "module", "first", "finds"),
     [

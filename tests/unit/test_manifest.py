@@ -135,6 +135,7 @@ def test_a_damaged_stat(work: WorkDirectory, outer: str, inner: str, wrong: Any)
     [
         ("manifestVersion", 2),
         ("manifestVersion", 0),
+        ("retainFor", 10**400),
         ("phase", "swapped"),
         ("staging", None),
         ("sourceFormat", {"leveldb": {}}),

@@ -151,7 +151,14 @@ def _copy_rows(job: Job, staging: sqlite3.Connection, table: str) -> Iterator[in
         yield from _moved_rows(job, staging, table, key)
         if unreadable.result() is not None:
             obstacle = rowkeys.first_obstacle(job, staging, table, None)
-            assert obstacle is not None, "the binding could not decode a key, and no key is wrong"
+            if obstacle is None:
+                raise errors.CorruptDatabase(
+                    f"table {table!r} has a key that is no text, in its index or in the table only",
+                    operation="build",
+                    path=job.source_path,
+                    hint="The database is as it was. Restore it from a backup, or save what can be read "
+                    "(sqlite3 .recover) and convert that.",
+                )
             raise obstacle
 
 

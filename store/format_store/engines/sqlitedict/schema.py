@@ -225,7 +225,7 @@ def refuse_dependents(connection: sqlite3.Connection, converted: list[Table], pa
     """Refuse indexes, triggers, views and foreign keys that read a table which would be converted.
 
     They would silently mean something else afterwards. The search is by name in the object's SQL, so it may
-    refuse one that only looks as if it did; it never passes one that does. Raises UnsupportedSchema.
+    refuse one that only looks as if it did; it never passes one that does. Raises UnsupportedSchema, CorruptDatabase.
     """
     names = {fold(table.name) for table in converted}
     if not names:
@@ -239,6 +239,13 @@ def refuse_dependents(connection: sqlite3.Connection, converted: list[Table], pa
     for kind, name, on_table, statement in connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
     ):
+        if not all(isinstance(part, str) for part in (name, on_table, statement)):
+            raise errors.CorruptDatabase(
+                "its schema has a name that is no text",
+                operation="check schema",
+                path=path,
+                hint="Nothing was touched. Restore it from a backup, or save what can be read (sqlite3 .recover).",
+            )
         if fold(name) == MARKER_NAME or (kind == "table" and fold(name) in names):
             continue
         if fold(on_table) in names or word.search(statement):
