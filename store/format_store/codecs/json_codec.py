@@ -12,6 +12,7 @@ _FIRST = '{["-0123456789tfnNI'
 _LAST = '}]"0123456789elyN'
 _FIRST_BYTES = frozenset(_FIRST.encode())
 _LAST_BYTES = frozenset(_LAST.encode())
+_FIRST_HEX, _LAST_HEX = (text.encode().hex(" ").upper() for text in (_FIRST, _LAST))
 
 
 class Json:
@@ -69,7 +70,11 @@ class Json:
         return bool(data) and data[0] in _FIRST_BYTES and data[-1] in _LAST_BYTES
 
     def signature_sql(self, column: str) -> str:
+        first, last = f"substr({column},1,1)", f"substr({column},-1)"
+        # A blob by its digits: compared with text it would be taken for text itself, of the database's encoding.
         return (
-            f"(typeof({column}) IN ('text','blob') AND length({column})>0"
-            f" AND instr('{_FIRST}',substr({column},1,1))>0 AND instr('{_LAST}',substr({column},-1))>0)"
+            f"(length({column})>0 AND CASE typeof({column})"
+            f" WHEN 'text' THEN instr('{_FIRST}',{first})>0 AND instr('{_LAST}',{last})>0"
+            f" WHEN 'blob' THEN instr('{_FIRST_HEX}',hex({first}))>0 AND instr('{_LAST_HEX}',hex({last}))>0"
+            " ELSE 0 END)"
         )

@@ -16,9 +16,18 @@ COMPRESSIONS = ("zlib", "zstd")
 
 
 def satisfies(sql: str, stored: object) -> object:
-    """What SQLite makes of the expression over a column called ``value``."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        return connection.execute(f"SELECT {sql} FROM (SELECT ? AS value)", (stored,)).fetchone()[0]
+    """What SQLite makes of the expression over a column called ``value``, whatever the encoding of the database.
+
+    Where a blob is taken for text (``instr`` of a text and a blob does), its bytes mean something else in UTF-16.
+    """
+    found = []
+    for encoding in ("UTF-8", "UTF-16le"):
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.execute(f"PRAGMA encoding = '{encoding}'")
+            query = f"SELECT {sql} FROM (SELECT ? AS value)"
+            found.append(connection.execute(query, (stored,)).fetchone()[0])
+    assert found[0] == found[1], f"in UTF-8 it is {found[0]}, in UTF-16 {found[1]}: {sql}"
+    return found[0]
 
 
 def require_check(sql: str, stored: Stored, other: Any) -> None:

@@ -95,12 +95,13 @@ class TaggedJson:
         return data.startswith(_BEGINNING) and data.endswith(b"]")
 
     def signature_sql(self, column: str) -> str:
-        data = f"CAST({column} AS BLOB)"
+        first, last = f"substr({column},1,{len(_BEGINNING)})", f"substr({column},-1)"
+        # Text as text and blobs as blobs: a cast of the one to the other depends on the database's encoding. Of an
+        # empty blob substr is NULL, which a CHECK would take.
         return (
-            # Of an empty blob substr is NULL, which a CHECK would take.
-            f"(typeof({column}) IN ('text','blob') AND length({column})>0"
-            f" AND substr({data},1,{len(_BEGINNING)})=x'{_BEGINNING.hex()}'"
-            f" AND substr({data},-1)=x'5d')"
+            f"(length({column})>0 AND CASE typeof({column})"
+            f" WHEN 'text' THEN {first}='{_BEGINNING.decode()}' AND {last}=']'"
+            f" WHEN 'blob' THEN {first}=x'{_BEGINNING.hex()}' AND {last}=x'5d' ELSE 0 END)"
         )
 
 
