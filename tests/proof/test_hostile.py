@@ -39,6 +39,9 @@ FOUND = {
     14216: "a pre-image planted before the clean-up",
     7169: "a name in the schema that is a blob",
     33922: "SQL in the schema that is a blob",
+    106376: "a table's name that is a blob",
+    57799: "compressed values in UTF-16 that were taken for JSON",
+    5870: "the copy replaced by a FIFO before the swap",
 }
 
 

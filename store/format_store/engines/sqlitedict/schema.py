@@ -35,7 +35,17 @@ def fold(name: str) -> str:
 
     ``str.lower`` would take the tables "é" and "É" for one, and drop the other unseen.
     """
-    return name.translate(_ASCII_LOWER)
+    return text(name).translate(_ASCII_LOWER)
+
+
+def text(value: str | bytes) -> str:
+    """What a schema says, which in a damaged one may be a blob. Raises sqlite3.DatabaseError as SQLite does of damage."""
+    if isinstance(value, str):
+        return value
+    error = sqlite3.DatabaseError("malformed database schema: a blob where there has to be text")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    raise error
 
 
 def value_format(format: Format, pickle_allow: Sequence[str] = ()) -> ValueFormat:
@@ -225,7 +235,7 @@ def refuse_dependents(connection: sqlite3.Connection, converted: list[Table], pa
     """Refuse indexes, triggers, views and foreign keys that read a table which would be converted.
 
     They would silently mean something else afterwards. The search is by name in the object's SQL, so it may
-    refuse one that only looks as if it did; it never passes one that does. Raises UnsupportedSchema, CorruptDatabase.
+    refuse one that only looks as if it did; it never passes one that does. Raises UnsupportedSchema, sqlite3.Error.
     """
     names = {fold(table.name) for table in converted}
     if not names:
@@ -239,16 +249,9 @@ def refuse_dependents(connection: sqlite3.Connection, converted: list[Table], pa
     for kind, name, on_table, statement in connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
     ):
-        if not all(isinstance(part, str) for part in (name, on_table, statement)):
-            raise errors.CorruptDatabase(
-                "its schema has a name that is no text",
-                operation="check schema",
-                path=path,
-                hint="Nothing was touched. Restore it from a backup, or save what can be read (sqlite3 .recover).",
-            )
         if fold(name) == MARKER_NAME or (kind == "table" and fold(name) in names):
             continue
-        if fold(on_table) in names or word.search(statement):
+        if fold(on_table) in names or word.search(text(statement)):
             raise errors.UnsupportedSchema(
                 f"the {kind} {name!r} depends on a table that would be converted",
                 operation="check schema",
