@@ -134,6 +134,12 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     return connection
 
 
+def attach_source(connection: sqlite3.Connection, path: Path) -> None:
+    """Attach the database at ``path``, to be read only, as ``source``. Raises as ``connect`` does."""
+    require_plain_files(path)
+    connection.execute(f"ATTACH DATABASE {quote_text(uri(path, 'ro'))} AS source")
+
+
 def require_plain_files(path: Path) -> None:
     """Refuse to let SQLite open what it would follow or wait for, at the path or in a journal's place.
 

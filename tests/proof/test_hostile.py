@@ -40,6 +40,7 @@ FOUND = {
     7169: "a name in the schema that is a blob",
     33922: "SQL in the schema that is a blob",
     106376: "a table's name that is a blob",
+    82924: "a FIFO as the source's log before it is attached",
     57799: "compressed values in UTF-16 that were taken for JSON",
     5870: "the copy replaced by a FIFO before the swap",
 }

@@ -22,7 +22,12 @@ from format_store.engines.sqlitedict import check as sqlitedict
 from format_store.engines.sqlitedict import schema, structure
 from format_store.formats import Format
 from format_store.run import Run
-from format_store.sqlitefile import connect, marker_of, quote_text, sqlite_errors, uri
+from format_store.sqlitefile import (
+    attach_source,
+    connect,
+    marker_of,
+    sqlite_errors,
+)
 
 _OPERATION = "verify"
 _SEQUENCE = "sqlite_sequence"
@@ -48,7 +53,7 @@ def verify(job: Job) -> None:
         # Innermost: where two connections are closed at the same moment, the write-ahead log stays.
         with beside.running(lambda stop: _check_structure(job, names, stop)):
             staging.execute("PRAGMA query_only=ON")
-            staging.execute(f"ATTACH DATABASE {quote_text(uri(job.source_path, 'ro'))} AS source")
+            attach_source(staging, job.source_path)
             if marker_of(staging, job.staging_path) != job.marker:
                 raise job.wrong("its marker does not read back")
             _compare_header(job, staging, work)

@@ -19,7 +19,14 @@ from format_store import beside, durable, errors
 from format_store.engines.base import Job
 from format_store.engines.sqlitedict import bare, rowkeys, schema, values
 from format_store.formats import MARKER_NAME
-from format_store.sqlitefile import connect, marker_of, quote_name, quote_text, sqlite_errors, uri
+from format_store.sqlitefile import (
+    attach_source,
+    connect,
+    marker_of,
+    quote_name,
+    quote_text,
+    sqlite_errors,
+)
 
 _OPERATION = "build"
 #: SQLite's page cache while it builds, which is also how much it sorts at once; more takes longer to sort.
@@ -104,7 +111,7 @@ def convert_tables(job: Job, staging: sqlite3.Connection, tables: list[str]) -> 
 
     The connection has to be opened anew before it sees them as they are (``bare.finish``).
     """
-    staging.execute(f"ATTACH DATABASE {quote_text(uri(job.source_path, 'ro'))} AS source")
+    attach_source(staging, job.source_path)
     staging.execute("BEGIN")
     done = 0
     for table in tables:

@@ -18,7 +18,13 @@ from format_store.engines.base import Job
 from format_store.engines.sqlitedict import fit, rowkeys, schema, structure, values
 from format_store.formats import Format
 from format_store.run import Run
-from format_store.sqlitefile import connect, marker_of, quote_name, quote_text, sqlite_errors, uri
+from format_store.sqlitefile import (
+    attach_source,
+    connect,
+    marker_of,
+    quote_name,
+    sqlite_errors,
+)
 
 _OPERATION = "verify"
 
@@ -37,7 +43,7 @@ def verify(job: Job) -> None:
         beside.running(lambda stop: _check_structure(job, stop)),
     ):
         staging.execute("PRAGMA query_only=ON")
-        staging.execute(f"ATTACH DATABASE {quote_text(uri(job.source_path, 'ro'))} AS source")
+        attach_source(staging, job.source_path)
         if marker_of(staging, job.staging_path) != job.marker:
             raise job.wrong("its marker does not read back")
         converted = schema.selected(staging, job.source, job.target, job.source_path, "source")
