@@ -87,9 +87,15 @@ def pristine(folder: Path) -> Path:
 
 def play(step: int) -> list[Found]:
     """Try all cases, in a process that sees mounts of its own."""
+    said = apart("tests.proof.disk_full", step)
+    return [Found(Case(**line.pop("case")), **line) for line in map(json.loads, said.splitlines())]
+
+
+def apart(module: str, step: int) -> str:
+    """What a module prints that is run in a mount namespace of its own, with a folder and a step. Raises AssertionError."""
     with MountNamespace() as namespace, tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [*namespace.prefix, sys.executable, "-m", "tests.proof.disk_full", folder, str(step)],
+            [*namespace.prefix, sys.executable, "-m", module, folder, str(step)],
             env=environment(),
             capture_output=True,
             text=True,
@@ -97,10 +103,7 @@ def play(step: int) -> list[Found]:
         )
     if done.returncode != 0:
         raise AssertionError(done.stderr)
-    return [
-        Found(Case(**line.pop("case")), **line)
-        for line in map(json.loads, done.stdout.splitlines())
-    ]
+    return done.stdout
 
 
 def long(report: Report) -> None:

@@ -11,16 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from format_store import Format, convert, preflight
-from tests.proof.disk_full import SPECS, Case, content, forked, lost, pristine
-from tests.support.interpreter import environment
-from tests.support.namespaces import MountNamespace
+from tests.proof.disk_full import SPECS, Case, apart, content, forked, lost, pristine
 
 #: Bytes between two quotas that are tried: btrfs gives space by the 4 KiB, and takes 16 for what it notes.
 STEP: Final = 8192
@@ -37,19 +34,9 @@ def available() -> bool:
 
 def play(step: int) -> tuple[Counter[str], list[str]]:
     """Every quota from where the file itself just fits to where everything does: what was said, and what was lost."""
-    with MountNamespace() as namespace, tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [*namespace.prefix, sys.executable, "-m", "tests.proof.quota", folder, str(step)],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise AssertionError(done.stderr)
     said: Counter[str] = Counter()
     problems = []
-    for one in map(json.loads, done.stdout.splitlines()):
+    for one in map(json.loads, apart("tests.proof.quota", step).splitlines()):
         said[one["said"]] += 1
         if one["lost"]:
             problems.append(
