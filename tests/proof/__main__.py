@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -75,11 +75,23 @@ def apart(name: str, folder: Path) -> list[Row]:
     return [Row(**row) for row in json.loads(file.read_text())]
 
 
-def several(names: Sequence[str], jobs: int, report: Report) -> None:
-    """Run so many proofs at a time: some wait more than they compute, and some use one processor only."""
+def several(names: Sequence[str], jobs: int, report: Report, file: Path) -> None:
+    """Run so many proofs at a time: some wait more than they compute, and some use one processor only.
+
+    The report is written anew when one has ended: what hours have shown outlives a run that is broken off.
+    """
     with ThreadPoolExecutor(jobs) as pool, tempfile.TemporaryDirectory() as folder:
-        for rows in pool.map(lambda name: apart(name, Path(folder)), names):
-            report.rows += rows
+        running = {pool.submit(apart, name, Path(folder)): name for name in names}
+        ended: dict[str, list[Row]] = {}
+        for one in as_completed(running):
+            ended[running[one]] = one.result()
+            report.rows = [row for name in names for row in ended.get(name, ())]
+            write(report, file)
+
+
+def write(report: Report, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([asdict(row) for row in report.rows], indent=2) + "\n")
 
 
 def main() -> int:
@@ -92,10 +104,9 @@ def main() -> int:
     if len(names) == 1:
         here(names[0], report)
     else:
-        several(names, arguments.jobs, report)
+        several(names, arguments.jobs, report, arguments.json)
     print(table(report))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps([asdict(row) for row in report.rows], indent=2) + "\n")
+    write(report, arguments.json)
     print(f"report: {arguments.json}")
     return 1 if any(row.lost for row in report.rows) else 0
 
