@@ -30,8 +30,9 @@ _KNOWN_SCHEMA_FORMATS = (0, 1, 2, 3, 4)
 #: What the binding raises; the second where SQLite's own message quotes bytes of a damaged schema that are no text.
 SQLITE_ERROR = (sqlite3.Error, UnicodeDecodeError)
 _ALSO_WHEN_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-#: SQLite's shared memory for a write-ahead log is made in steps of this.
-_SMALLEST_ROOM_BYTES = 32 * 1024
+#: SQLite's shared memory for a write-ahead log is made in steps of 32 KiB, and btrfs reserves several tree nodes of
+#: 16 KiB for making a file: near a quota this is refused while less still fits.
+_SMALLEST_ROOM_BYTES = 256 * 1024
 #: How long to wait for another connection's lock: longer than a commit, shorter than a person's patience.
 _BUSY_TIMEOUT_SECONDS = 2.0
 
@@ -243,7 +244,7 @@ def wrap(
 
 
 def _volume_is_full(path: Path) -> bool:
-    """Whether not even a file of a few pages could be made beside ``path``; a quota counts.
+    """Whether a small file could not be made beside ``path``; a quota counts.
 
     SQLite says that it cannot open a journal or write, and not why. Made without a name, so that nothing is left.
     """

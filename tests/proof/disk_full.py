@@ -91,11 +91,11 @@ def play(step: int) -> list[Found]:
     return [Found(Case(**line.pop("case")), **line) for line in map(json.loads, said.splitlines())]
 
 
-def apart(module: str, step: int) -> str:
-    """What a module prints that is run in a mount namespace of its own, with a folder and a step. Raises AssertionError."""
+def apart(module: str, *arguments: object) -> str:
+    """What a module prints that is run in a mount namespace of its own, with a folder and these. Raises AssertionError."""
     with MountNamespace() as namespace, tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [*namespace.prefix, sys.executable, "-m", module, folder, str(step)],
+            [*namespace.prefix, sys.executable, "-m", module, folder, *map(str, arguments)],
             env=environment(),
             capture_output=True,
             text=True,

@@ -20,7 +20,9 @@ from format_store import Format, convert, preflight
 from tests.proof.disk_full import SPECS, Case, apart, content, forked, lost, pristine
 
 #: Bytes between two quotas that are tried: btrfs gives space by the 4 KiB, and takes 16 for what it notes.
-STEP: Final = 8192
+STEP: Final = 2048
+#: Where, of ``everything``, the copy just fits and the files that SQLite needs to read it do not.
+EDGE: Final = range(479232, 491520, 512)
 _IMAGE_BYTES: Final = 256 << 20
 
 
@@ -34,9 +36,18 @@ def available() -> bool:
 
 def play(step: int) -> tuple[Counter[str], list[str]]:
     """Every quota from where the file itself just fits to where everything does: what was said, and what was lost."""
+    return _played(step)
+
+
+def at_the_edge() -> tuple[Counter[str], list[str]]:
+    """The same for the quotas of ``EDGE``."""
+    return _played(EDGE.step, "everything", EDGE.start, EDGE.stop)
+
+
+def _played(*arguments: object) -> tuple[Counter[str], list[str]]:
     said: Counter[str] = Counter()
     problems = []
-    for one in map(json.loads, apart("tests.proof.quota", step).splitlines()):
+    for one in map(json.loads, apart("tests.proof.quota", *arguments).splitlines()):
         said[one["said"]] += 1
         if one["lost"]:
             problems.append(
@@ -45,7 +56,7 @@ def play(step: int) -> tuple[Counter[str], list[str]]:
     return said, problems
 
 
-def main(folder: str, step: int) -> None:
+def main(folder: str, step: int, only: str = "", start: int = 0, stop: int = 0) -> None:
     image, volume = Path(folder, "image"), Path(folder, "volume")
     with open(image, "wb") as file:
         file.truncate(_IMAGE_BYTES)
@@ -58,8 +69,8 @@ def main(folder: str, step: int) -> None:
     try:
         _do("btrfs", "quota", "enable", volume)
         size = source.stat().st_size
-        for spec in SPECS:
-            for quota in range(size + 16384, 4 * size, step):
+        for spec in [only] if only else SPECS:
+            for quota in range(start or size + 16384, stop or 4 * size, step):
                 subvolume = volume / f"{spec}-{quota}"
                 _do("btrfs", "subvolume", "create", subvolume)
                 path = subvolume / source.name
@@ -89,4 +100,4 @@ def _do(*command: str | Path) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), "".join(sys.argv[3:4]), *map(int, sys.argv[4:]))

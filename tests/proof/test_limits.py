@@ -46,3 +46,11 @@ def test_a_quota() -> None:
     assert lost == []
     assert said["OutOfSpace 1"] > 3
     assert said["converted"] > 0
+
+
+@requires("btrfs", how="as root: apt-get install btrfs-progs", available=quota.available)
+def test_a_quota_that_leaves_room_for_less_than_sqlite_needs() -> None:
+    """Where the copy fits and a write-ahead log does not, SQLite says "cannot open" or "I/O error": it is OutOfSpace."""
+    said, lost = quota.at_the_edge()
+    assert lost == []
+    assert said.total() == len(quota.EDGE)
