@@ -73,6 +73,7 @@ class Volume:
     claim_uid: str
     format: str | None
     """None: empty, as a new replica's is."""
+    previous: str | None = None
     stored: Stored | None = None
     pending: bool = False
     next_results: deque[FailureKind] = field(default_factory=deque)
@@ -95,6 +96,7 @@ class ModelPod:
     healthy: bool = True
     gate_since: datetime | None = None
     converting: int = 0
+    converting_to: str = ""
     """Steps until the conversion under way ends."""
     failure: Failure | None = None
     retry_at: datetime = EPOCH
@@ -188,6 +190,7 @@ class World:
         self.rollout: dict[str, Any] = rollout
         self._asked: Any = (None, None)
         self.on_failure = "Block"
+        self.on_app_rollback = "Block"
         self.set = SetSpec(replicas=replicas, parallel=parallel)
         self.pods: dict[int, ModelPod] = {}
         self.volumes: dict[int, Volume] = {}
@@ -225,13 +228,14 @@ class World:
             spec__formats=FORMATS,
             spec__target=self.target,
             spec__onFailure=self.on_failure,
+            spec__onAppRollback=self.on_app_rollback,
             spec__rollout=self.rollout,
         )
 
     @property
     def parsed(self) -> tuple[StorageFormat, Wish]:
         """The StorageFormat as it is, the way the controller and the sidecars see it."""
-        known = (self.generation, self.on_failure)
+        known = (self.generation, self.on_failure, self.on_app_rollback)
         if self._asked[0] != known:
             self._asked = (known, _parsed(json.dumps(self.body(), sort_keys=True)))
         parsed: tuple[StorageFormat, Wish] = self._asked[1]
@@ -401,14 +405,14 @@ class World:
             pod.converting -= 1
             if pod.converting:
                 return
-            self._conversion_ends(pod, volume, wish)
+            self._conversion_ends(pod, volume)
         if volume.stored != (stored := remember(self._observed(pod, volume, wish))):
             volume.stored = stored
         action = sidecar_decides(self._observed(pod, volume, wish))
         if volume.pending and pod.at_gate:
             volume.pending = False  # recovered; the next pass goes on
         elif action.convert:
-            pod.converting = 2
+            pod.converting, pod.converting_to = 2, action.convert[0].to
         elif action.gate_open and pod.at_gate:
             pod.at_gate, pod.running = False, True
             pod.opened_because = (action.reason, action.message)
@@ -416,9 +420,9 @@ class World:
         self._report(pod, volume, action, wish)
         self.publish()
 
-    def _conversion_ends(self, pod: ModelPod, volume: Volume, wish: Wish) -> None:
+    def _conversion_ends(self, pod: ModelPod, volume: Volume) -> None:
         if not volume.next_results:
-            volume.format, pod.failure = wish.target_name, None
+            volume.previous, volume.format, pod.failure = volume.format, pod.converting_to, None
             return
         kind = volume.next_results.popleft()
         attempts = pod.failure.attempts + 1 if pod.failure is not None else 1
@@ -453,6 +457,7 @@ class World:
                     disk_format(volume.format) if volume.format else None,
                     pending=volume.pending,
                     failure=failure,
+                    previous=disk_format(volume.previous) if volume.previous else None,
                 ),
             ),
             opened_because=pod.opened_because,
@@ -568,9 +573,9 @@ class World:
     # --- time, and what people do ---------------------------------------------------------------------------------
 
     def ask(self, **spec: Any) -> None:
-        """Change the StorageFormat: target, on_failure, or rollout fields."""
+        """Change the StorageFormat: target, on_failure, on_app_rollback, or rollout fields."""
         for key, value in spec.items():
-            if key in {"target", "on_failure"}:
+            if key in {"target", "on_failure", "on_app_rollback"}:
                 setattr(self, key, value)
             elif value is None:
                 self.rollout.pop(key, None)

@@ -36,6 +36,7 @@ class Rollout(RuleBasedStateMachine):
         budget=st.sampled_from([0, 0, 1, 2]),
         canary=CANARIES,
         on_failure=st.sampled_from(["Block", "Block", "StartApp"]),
+        on_app_rollback=st.sampled_from(["Block", "ConvertBack"]),
         reads=READS,
     )
     def begin(
@@ -46,6 +47,7 @@ class Rollout(RuleBasedStateMachine):
         budget: int,
         canary: dict[str, Any] | None,
         on_failure: str,
+        on_app_rollback: str,
         reads: frozenset[str] | None,
     ) -> None:
         rollout: dict[str, Any] = {"maxUnavailable": most, "failureBudget": budget}
@@ -53,6 +55,7 @@ class Rollout(RuleBasedStateMachine):
             rollout["canary"] = canary
         self.world = World(replicas, parallel=parallel, **rollout)
         self.world.on_failure = on_failure
+        self.world.on_app_rollback = on_app_rollback
         self.world.set.templates = [reads]
         for pod in self.world.pods.values():
             pod.reads = reads
@@ -264,6 +267,25 @@ def test_undone_release_is_healed() -> None:
         world.turn()
     assert not world.is_converted()
     assert "SkewBlocked" in world.story[-1] or "reads v1" in world.story[-1]
+    world.release(frozenset({"v1", "v2"}))
+    finish(world)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_databases_follow_an_app_that_is_rolled_back(parallel: bool) -> None:
+    """With ``ConvertBack`` every pod comes back on the format that its release reads, one restart each, none of them ours.
+    The target stays what it was and is not converted to; a release that reads it goes on."""
+    world = World(3, parallel=parallel)
+    world.on_app_rollback = "ConvertBack"
+    world.release(frozenset({"v1", "v2"}))
+    finish(world)
+    evicted = world.evictions
+    world.release(frozenset({"v1"}))
+    for _ in range(40):
+        world.turn()
+    assert {volume.format for volume in world.volumes.values()} == {"v1"}
+    assert all(pod.ready and pod.reads == frozenset({"v1"}) for pod in world.pods.values())
+    assert (world.evictions, world.decided_phase) == (evicted, "Blocked")
     world.release(frozenset({"v1", "v2"}))
     finish(world)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from format_operator.api.models import OnFailure, Permit, Phase
-from format_operator.sidecar.decide import decide, remember
+from format_operator.sidecar.decide import Planned, decide, remember
 from format_operator.sidecar.observed import (
     Answer,
     Asked,
@@ -124,6 +124,22 @@ def on_restart(**changes: Any) -> Observed:
 
 def reading(*names: str) -> dict[str, Any]:
     return {"reads": frozenset(names)}
+
+
+CONVERTED_FROM_V1 = replace(DONE, previous=PLAIN_SQLITEDICT)
+
+
+def rolled_back(file: File, *reads: str, following: bool = False, **changes: Any) -> Observed:
+    """An app that reads v1 (or these) meets ``file``; the StorageFormat has four formats and the target v2."""
+    formats = [
+        {"name": "v1", "sqlitedict": {}},
+        {"name": "v2", "sqlitedict": V2.to_spec()["sqlitedict"]},
+        {"name": "v0", "sqlitedict": {"valueCodec": "json"}},
+        {"name": "oxia", "sqlitedict": {"keyEncoding": "old-compare-hierarchical"}},
+    ]
+    policy = {"spec__onAppRollback": "ConvertBack"} if following else {}
+    asked = found(wish(spec__formats=formats, **policy, **changes))
+    return replace(AT_GATE, storageformat=asked, files=(file,), reads=frozenset(reads or {"v1"}))
 
 
 STORED_GOOD = Stored(ROLLING, GOOD)
@@ -393,6 +409,90 @@ GATE_CASES = [
         "gate stays closed",
     ),
     Case(
+        "app rolled back",
+        rolled_back(CONVERTED_FROM_V1),
+        "closed",
+        Phase.REFUSED,
+        "SkewBlocked",
+        "gate stays closed",
+    ),
+    Case(
+        "app rolled back, may be followed",
+        rolled_back(CONVERTED_FROM_V1, following=True),
+        "convert",
+        Phase.CONVERTING,
+        "ConvertingBack",
+        "converting back to v1: the app reads v1, the database is in v2",
+        extra={"convert": (Planned(PATH, "v1"),)},
+    ),
+    Case(
+        "app rolled back, may be followed, no marker tells what was before",
+        rolled_back(DONE, "v1", "v0", following=True),
+        "convert",
+        Phase.CONVERTING,
+        "ConvertingBack",
+        extra={"convert": (Planned(PATH, "v0"),)},
+    ),
+    Case(
+        "app rolled back, may be followed, to the format before although another comes later",
+        rolled_back(CONVERTED_FROM_V1, "v1", "v0", following=True),
+        "convert",
+        Phase.CONVERTING,
+        "ConvertingBack",
+        extra={"convert": (Planned(PATH, "v1"),)},
+    ),
+    Case(
+        "app rolled back, may be followed, reads nothing that can be written",
+        rolled_back(DONE, "v9", "oxia", following=True),
+        "closed",
+        Phase.REFUSED,
+        "SkewBlocked",
+    ),
+    Case(
+        "app rolled back, may be followed, but suspended",
+        rolled_back(CONVERTED_FROM_V1, following=True, spec__rollout={"suspended": True}),
+        "closed",
+        Phase.REFUSED,
+        "SkewBlocked",
+    ),
+    Case(
+        "app rolled back, the way back failed",
+        rolled_back(
+            replace(
+                CONVERTED_FROM_V1,
+                failure=Failure(FailureKind.FAILED, "OutOfSpace", "full", retry_in=5.0),
+            ),
+            following=True,
+        ),
+        "closed",
+        Phase.FAILED,
+        "OutOfSpace",
+        "full (on the way back to v1)",
+        wakes=5.0,
+    ),
+    Case(
+        "app rolled back, is back",
+        rolled_back(OLD_MARKED, following=True),
+        "open",
+        Phase.REFUSED,
+        "SkewBlocked",
+        "the app starts on v1",
+    ),
+    Case(
+        "app rolled back with its target",
+        rolled_back(CONVERTED_FROM_V1, following=True, spec__target="v1"),
+        "closed",
+        Phase.WAITING,
+        "NoPermit",
+    ),
+    Case(
+        "app that tells nothing of what it reads",
+        replace(rolled_back(CONVERTED_FROM_V1, following=True), reads=None),
+        "open",
+        Phase.CONVERTED,
+        "InTargetFormat",
+    ),
+    Case(
         "present unreadable, conversion allowed",
         on_restart(**reading("v2")),
         "convert",
@@ -583,6 +683,8 @@ def test_at_the_gate(case: Case) -> None:
         assert action.wake_in == pytest.approx(case.wakes)
     if action.convert:
         assert not action.gate_open
+    for name, value in case.extra.items():
+        assert getattr(action, name) == value
 
 
 RUNNING_CASES = [
@@ -723,7 +825,7 @@ def test_files_of_a_glob_go_one_by_one() -> None:
     glob = wish(spec__database__path="/data/*.db", spec__rollout={"strategy": "OnRestart"})
     observed = replace(AT_GATE, argument="/data/*.db", storageformat=found(glob), files=files)
     action = decide(observed)
-    assert action.convert == ("/data/a.db", "/data/d.db")
+    assert [one.path for one in action.convert] == ["/data/a.db", "/data/d.db"]
     settled = decide(replace(observed, files=(files[1], files[2])))
     assert not settled.gate_open
     assert (settled.phase, settled.reason) == (Phase.FAILED, "PrimaryUnsound")

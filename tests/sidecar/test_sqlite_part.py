@@ -10,7 +10,7 @@ import pytest
 
 from format_operator.api.models import InvalidObject, Phase
 from format_operator.metrics import FormatInfo
-from format_operator.sidecar.decide import decide
+from format_operator.sidecar.decide import Planned, decide
 from format_operator.sidecar.observed import Answer, Asked, Disk, File, Observed
 from format_operator.sidecar.status import format_infos
 from format_operator.sidecar.wish import Stored, Wish
@@ -82,7 +82,7 @@ def test_an_app_that_reads_the_new_schema_only() -> None:
     # Not named by any format: then no app says that it reads it.
     unnamed = decide(at_gate(wish(TARGET, spec__rollout=suspended), UNMARKED, "v2"))
     assert not unnamed.gate_open
-    assert decide(at_gate(wish(TARGET), UNMARKED, "v2")).convert == (PATH,)
+    assert decide(at_gate(wish(TARGET), UNMARKED, "v2")).convert == (Planned(PATH, "v2"),)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, ClassVar
 
 from format_operator.api.formats import (
@@ -27,10 +26,17 @@ from format_operator.api.formats import (
     NamedFormat,
 )
 from format_operator.api.names import MAX_STORAGEFORMAT_NAME
+from format_operator.api.policies import (
+    BackupPolicy,
+    Canary,
+    OnAppRollback,
+    OnFailure,
+    Rollout,
+    Strategy,
+)
 from format_operator.api.schema import (
     Boolean,
     Choice,
-    Duration,
     Integer,
     InvalidObject,
     List,
@@ -78,6 +84,7 @@ __all__ = [
     "InvalidObject",
     "LabelSelector",
     "NamedFormat",
+    "OnAppRollback",
     "OnFailure",
     "Permit",
     "PersistedFormat",
@@ -91,20 +98,6 @@ __all__ = [
     "StorageFormatStatus",
     "Strategy",
 ]
-
-
-class OnFailure(StrEnum):
-    """What the gate does after a conversion that failed; the old database is intact either way."""
-
-    BLOCK = "Block"
-    START_APP = "StartApp"
-
-
-class Strategy(StrEnum):
-    """Who decides when a pod converts: the controller, or whatever restarts the pod."""
-
-    ROLLING_RESTART = "RollingRestart"
-    ON_RESTART = "OnRestart"
 
 
 # --- StorageFormat.spec -------------------------------------------------------------------------
@@ -207,57 +200,6 @@ class Database:
 
 
 @dataclass(frozen=True)
-class BackupPolicy:
-    """How long the database as it was is kept after a conversion."""
-
-    retain_for: float = prop(
-        Duration(),
-        "How long the old database stays beside the new one. 0s: until the result is verified.",
-        default=0.0,
-    )
-    pinned: bool = prop(
-        Boolean(), "Keep it until somebody deletes it, whatever retainFor says.", default=False
-    )
-
-
-@dataclass(frozen=True)
-class Canary:
-    """The pods that go first, and how long they are watched."""
-
-    pods: int = prop(Integer(minimum=1), "How many pods go first.", default=1)
-    soak_for: float = prop(
-        Duration(), "How long they must stay ready before the others follow.", default=600.0
-    )
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """In which order and at which pace the pods convert."""
-
-    strategy: Strategy = prop(
-        Choice(Strategy),
-        "RollingRestart: the controller restarts one pod after the other. OnRestart: a pod "
-        "converts when something else restarts it; no permit is needed.",
-        default=Strategy.ROLLING_RESTART,
-    )
-    max_unavailable: int = prop(
-        Integer(minimum=1), "How many pods may be converting or restarting at a time.", default=1
-    )
-    partition: int = prop(
-        Integer(minimum=0), "Pods with a lower ordinal than this are left as they are.", default=0
-    )
-    canary: Canary | None = prop(
-        Object(Canary), "Pods that go first and are watched before the others follow.", default=None
-    )
-    failure_budget: int = prop(
-        Integer(minimum=0), "How many pods may fail before the rollout stops.", default=0
-    )
-    suspended: bool = prop(
-        Boolean(), "Permit and restart nothing until this is false again.", default=False
-    )
-
-
-@dataclass(frozen=True)
 class StorageFormatSpec:
     """What people ask for."""
 
@@ -331,6 +273,14 @@ class StorageFormatSpec:
         "Whether the app may start after a conversion that failed. The old database is intact "
         "either way.",
         default=OnFailure.BLOCK,
+    )
+    on_app_rollback: OnAppRollback = prop(
+        Choice(OnAppRollback),
+        "What happens to a pod whose app, as its annotation storageformat.dev/reads tells, reads neither "
+        "the target nor what is on its volume. Block: its gate stays closed. ConvertBack: the database is "
+        "converted to the format that it had before, or else to the last of spec.formats that the app reads, "
+        "with everything written since, and without a permit.",
+        default=OnAppRollback.BLOCK,
     )
     rollout: Rollout = prop(
         Object(Rollout), "In which order and at which pace pods convert.", default=Rollout()

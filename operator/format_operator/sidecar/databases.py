@@ -69,7 +69,12 @@ class Database:
         if failure is not None:
             failure = replace(failure, retry_in=self.retry_at - time.monotonic())
         return File(
-            self.path, looked.disk, looked.format, looked.pending or self.unsettled, failure
+            self.path,
+            looked.disk,
+            looked.format,
+            looked.pending or self.unsettled,
+            failure,
+            looked.previous,
         )
 
     @property

@@ -4,6 +4,7 @@
     ────────────────────────────────────────         ─────────────────────────────────────────
     pending or NeedsAttention    → closed            nothing is ever touched;
     no StorageFormat, no file    → open              a stored, valid permit       → Armed
+    app rolled back (if allowed) → convert back
     file in the target           → open              another target than on disk  → RestartRequired
     may convert now              → convert           as asked for                 → Converted
     may convert later            → closed, waiting
@@ -26,6 +27,14 @@ from format_operator.sidecar.wish import Stored, Wish
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A database to convert, and the name of the format that it gets."""
+
+    path: str
+    to: str
+
+
+@dataclass(frozen=True)
 class Action:
     """What to do, and what to say about it. ``wake_in``: seconds until it has to be decided again."""
 
@@ -33,7 +42,7 @@ class Action:
     reason: str
     message: str
     gate_open: bool = False
-    convert: tuple[str, ...] = ()
+    convert: tuple[Planned, ...] = ()
     wish: Wish | None = None
     wake_in: float | None = None
     restart_required: bool = False
@@ -171,7 +180,9 @@ def _combine(observed: Observed, wish: Wish, judged: Sequence[Judged]) -> Action
             Phase.IDLE, "NoDatabase", "there is no database yet", gate_open=True, wish=wish
         )
     worst = min(judged, key=lambda one: _RANK.index(one.phase))
-    convert = tuple(one.path for one in judged if one.step is Step.CONVERT)
+    convert = tuple(
+        Planned(one.path, one.to or wish.target_name) for one in judged if one.step is Step.CONVERT
+    )
     if convert:
         worst = next(one for one in judged if one.step is Step.CONVERT)
     waits = [one.wake_in for one in judged if one.wake_in is not None]

@@ -31,7 +31,10 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Judged:
-    """One database's step, and what is said of it. ``wake_in``: seconds until it is judged again."""
+    """One database's step, and what is said of it. ``wake_in``: seconds until it is judged again.
+
+    ``to``: the format to convert to, where that is not the target.
+    """
 
     path: str
     step: Step
@@ -40,6 +43,7 @@ class Judged:
     message: str
     wake_in: float | None = None
     restart_required: bool = False
+    to: str | None = None
 
 
 def held(file: File) -> Judged | None:
@@ -95,7 +99,7 @@ def _ruled_out(observed: Observed, wish: Wish) -> tuple[Phase, str, str] | None:
 
 def at_gate(observed: Observed, wish: Wish, file: File) -> Judged:
     """The app does not run: what may be converted is, and the rest opens the gate or holds it."""
-    judged = held(file) or _settled(wish, file)
+    judged = held(file) or _following(observed, wish, file) or _settled(wish, file)
     if judged is not None:
         if judged.phase is Phase.CONVERTED and not _is_readable(observed, wish, file):
             # Such as after `kubectl rollout undo`: this app must not meet bytes that it cannot read.
@@ -129,6 +133,37 @@ def at_gate(observed: Observed, wish: Wish, file: File) -> Judged:
     return _unconverted(
         observed, wish, file, Phase.RESTART_REQUIRED, reason, message, restart_required=True
     )
+
+
+def _following(observed: Observed, wish: Wish, file: File) -> Judged | None:
+    """The database follows its app's rollback, where the StorageFormat allows it.
+
+    No permit is asked for: the pod cannot start otherwise, and whatever rolls the app back sets the pace.
+    """
+    back = _way_back(observed, wish, file)
+    if back is None:
+        return None
+    failure = file.failure
+    if failure is not None and failure.retry_in > 0:
+        phase, text = _phase_of(failure), f"{failure.message} (on the way back to {back})"
+        return Judged(file.path, Step.HOLD, phase, failure.reason, text, failure.retry_in)
+    text = (
+        f"converting back to {back}: the app reads {_list(observed.reads or ())}, "
+        f"the database is in {_describe(wish, file)}"
+    )
+    return Judged(file.path, Step.CONVERT, Phase.CONVERTING, "ConvertingBack", text, to=back)
+
+
+def _way_back(observed: Observed, wish: Wish, file: File) -> str | None:
+    """The format that an app gets its database in which reads neither that nor the target; None: it stays."""
+    reads = observed.reads
+    if not wish.converts_back or wish.suspended or reads is None or wish.target_name in reads:
+        return None
+    if file.disk is not Disk.MARKED or _is_readable(observed, wish, file):
+        return None
+    known = [name for name in wish.writable if name in reads]
+    before = wish.names_of(file.previous) if file.previous is not None else frozenset()
+    return next((name for name in known if name in before), known[-1] if known else None)
 
 
 def while_running(observed: Observed, wish: Wish, file: File) -> Judged:

@@ -93,13 +93,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class File:
-    """One database as last looked at."""
+    """One database as last looked at. ``previous``: the format before its last conversion, where its marker tells."""
 
     path: str
     disk: Disk
     format: Format | None = None
     pending: bool = False
     failure: Failure | None = None
+    previous: Format | None = None
 
 
 @dataclass(frozen=True)

@@ -253,17 +253,18 @@ class Reconciler:
         """Convert what may be converted now, one after the other; then everything is decided anew."""
         gate = self._doors.gate
         version = self.knowledge.version
-        for index, path in enumerate(action.convert):
+        for index, planned in enumerate(action.convert):
             if gate.session(self.argument.name) is not session or self.knowledge.version != version:
                 break
             # No await between the check above and the word: from here on no gate is told "open".
             gate.say(self.argument.name, Word(False, action.reason, action.message))
-            database = self._databases.get(path)
+            database = self._databases.get(planned.path)
             if database is None:
                 continue
             await self._work.convert(
                 database,
                 wish,
+                planned.to,
                 openers_unchecked=self._openers_unchecked(),
                 share=(index, len(action.convert)),
             )

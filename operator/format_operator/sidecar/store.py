@@ -48,6 +48,7 @@ class Looked:
     backups: tuple[Backup, ...] = ()
     size: int = 0
     note: str = ""
+    previous: Format | None = None
 
 
 class Store(Protocol):
@@ -139,7 +140,13 @@ class FormatStore:
             return Looked(Disk.UNKNOWN, pending=pending, note=str(refusal))
         disk = Disk(found.state) if found.state in set(Disk) else Disk.UNKNOWN
         return Looked(
-            disk, found.format, bool(found.pending), found.backups, found.size, found.note
+            disk,
+            found.format,
+            bool(found.pending),
+            found.backups,
+            found.size,
+            found.note,
+            found.marker.previous if found.marker is not None else None,
         )
 
     def prune(self, path: str, observer: Observer, *, openers_unchecked: bool) -> float | None:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from format_operator.api.models import InvalidObject, OnFailure, Permit, StorageFormat, Strategy
+from format_operator.api.formats import READ_ONLY_KEYS
+from format_operator.api.models import (
+    InvalidObject,
+    OnAppRollback,
+    OnFailure,
+    Permit,
+    StorageFormat,
+    Strategy,
+)
 from format_operator.api.names import API_VERSION, KIND_STORAGEFORMAT
 from format_operator.api.schema import Timestamp
 from format_store import Format
@@ -69,6 +77,24 @@ class Wish:
     @property
     def on_failure(self) -> OnFailure:
         return self.storageformat.spec.on_failure
+
+    @property
+    def converts_back(self) -> bool:
+        """Whether a database may follow its app's rollback."""
+        return self.storageformat.spec.on_app_rollback is OnAppRollback.CONVERT_BACK
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The names of the formats that can be converted to, in the order of ``spec.formats``."""
+        return tuple(
+            one.name
+            for one in self.storageformat.spec.formats
+            if one.key_encoding != READ_ONLY_KEYS
+        )
+
+    def format(self, name: str) -> Format:
+        """The format of that name. Raises KeyError."""
+        return dict(self.named)[name]
 
     @property
     def taken_for(self) -> tuple[Format, ...]:

@@ -88,14 +88,15 @@ class Work:
         self,
         database: Database,
         wish: Wish,
+        to: str,
         *,
         openers_unchecked: bool,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Convert to the wish's target. ``share``: the how-manieth of how many, for the progress."""
+        """Convert to the wish's format ``to``. ``share``: the how-manieth of how many, for the progress."""
         backup = wish.storageformat.spec.backup
         self._series.progress = 0.0
-        log = self._log.bind(path=database.path, target=wish.target_name)
+        log = self._log.bind(path=database.path, target=to)
         log.info("converting")
         started = time.monotonic()
         observer = self._new_observer(share)
@@ -104,7 +105,7 @@ class Work:
                 observer,
                 lambda abort: self._store.convert(
                     database.path,
-                    wish.target,
+                    wish.format(to),
                     wish.unmarked,
                     Retention(backup.retain_for, backup.pinned),
                     observer,
@@ -113,7 +114,7 @@ class Work:
                 ),
             )
         except Exception as error:
-            self._not_converted(database, wish, error, log)
+            self._not_converted(database, to, error, log)
         else:
             self._converted(database, result, log, time.monotonic() - started)
 
@@ -163,11 +164,11 @@ class Work:
             seconds=seconds,
         )
 
-    def _not_converted(self, database: Database, wish: Wish, error: Exception, log: Log) -> None:
+    def _not_converted(self, database: Database, to: str, error: Exception, log: Log) -> None:
         if database.failed(error).kind is FailureKind.REFUSED:
             self._series.refused += 1
             self.refusal = ConversionStatus(
-                at=timestamp(clock.now()), result="refused", to_format=wish.target_name
+                at=timestamp(clock.now()), result="refused", to_format=to
             )
         if isinstance(error, StoreError):
             level = log.info if isinstance(error, Aborted) else log.warning
