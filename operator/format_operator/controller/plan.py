@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from format_operator.api.models import Gate, Phase, Strategy
+from format_operator.api.models import Gate, OnAppRollback, Phase, Strategy
 from format_operator.controller import standing
 from format_operator.controller.facts import Kind, Pod, Snapshot
 from format_operator.controller.standing import Placed, Standing
@@ -67,6 +67,7 @@ class Plan:
         self._rollout = spec.rollout
         self._target = spec.target
         self._target_hash = spec.target_hash()
+        self._follows = spec.on_app_rollback is OnAppRollback.CONVERT_BACK
         self._placed = placed
         self._enough = snapshot.now + timedelta(seconds=enough_seconds)
         self.wake_in: float | None = None
@@ -156,7 +157,12 @@ class Plan:
                 reads = ", ".join(sorted(workload.reads))
                 message = (
                     f"{workload}'s template reads {reads}, the target is {self._target}: release an app that "
-                    "reads both first, or set the target back; no pod was touched"
+                    "reads both first, or set the target back; "
+                    + (
+                        "databases that it cannot read follow it"
+                        if self._follows
+                        else "no pod was touched"
+                    )
                 )
                 return "SkewBlocked", message
         return None
