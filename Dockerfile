@@ -21,35 +21,41 @@ ARG UV_INDEX
 ARG UV_INSECURE_HOST
 ARG SSL_CERT_FILE
 
-ARG UV_VERSION=0.13.9
-ARG HATCHLING_VERSION=1.27.0
-RUN python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check \
-        --root-user-action=ignore --target /tools "uv==${UV_VERSION}" "hatchling==${HATCHLING_VERSION}"
+WORKDIR /src
+COPY devtools/image/tools.txt .
+RUN python3 -m pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check \
+        --root-user-action=ignore --target /tools --require-hashes --only-binary :all: -r tools.txt
 
 ENV UV_FROZEN=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_NO_DEV=1 \
     UV_PROJECT_ENVIRONMENT=/opt/storageformat \
     UV_PYTHON=python3 UV_PYTHON_DOWNLOADS=never \
-    PYTHONOPTIMIZE=1 PYTHONPYCACHEPREFIX=/opt/storageformat/bytecode
-WORKDIR /src
+    PYTHONOPTIMIZE=1
 
 COPY pyproject.toml uv.lock ./
 RUN /tools/bin/uv sync --quiet --extra operator --no-install-project \
     && find /opt/storageformat/bin -type f -delete
 
 COPY devtools/image/precompile.py .
-RUN /opt/storageformat/bin/python precompile.py kubernetes.aio
+# Said here alone: what uv runs to build a package would leave its own bytecode there.
+ARG PYCACHE=/opt/storageformat/bytecode
+RUN PYTHONPYCACHEPREFIX=${PYCACHE} /opt/storageformat/bin/python precompile.py kubernetes.aio
 
 FROM dependencies AS build
+
+ARG PYCACHE=/opt/storageformat/bytecode
 
 COPY README.md LICENSE ./
 COPY operator operator
 COPY store store
-# What is new since the step began is ours, and becomes a layer of its own: an upgrade pulls that.
+# What is new since the step began is ours, and becomes a layer of its own: an upgrade pulls that. uv_cache.json holds the time
+# of the build, and would make every image another one.
 RUN PYTHONPATH=/tools python3 -m hatchling build --target wheel --directory /wheel \
     && touch /before \
     && /tools/bin/uv pip install --quiet --offline --no-deps \
         --python /opt/storageformat/bin/python /wheel/*.whl \
-    && /opt/storageformat/bin/python precompile.py format_operator format_store \
+    && cd /opt/storageformat/lib/python3*/site-packages/storageformat_operator-*.dist-info \
+    && rm -f uv_cache.json && sed -i /uv_cache.json/d RECORD && cd /src \
+    && PYTHONPYCACHEPREFIX=${PYCACHE} /opt/storageformat/bin/python precompile.py format_operator format_store \
     && mkdir /ours \
     && cd / \
     && find opt/storageformat -type f -cnewer /before -print0 | xargs -0 cp --parents -t /ours

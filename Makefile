@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)/devtools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proof bench bench-cluster cluster cluster-down
+.PHONY: help demo test lint proof bench bench-cluster audit dist reproducible cluster cluster-down
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,7 @@ lint: ## style, types, import contracts, generated manifests
 	$(RUN) --group dev lint-imports --no-logo
 	$(RUN) --group dev python -m format_operator.manifests --check deploy
 	$(RUN) --group dev python -m chartdocs --check charts/storageformat-operator
+	$(RUN) --group dev zizmor --offline --quiet .github
 
 proof: ## every proof that nothing is lost, in its long form; ARGS="--only histories" for some
 	$(RUN) --group test python -m tests.proof $(ARGS)
@@ -37,6 +38,19 @@ bench: ## measures speed and memory, prints a table
 
 bench-cluster: ## a rollout of three pods with 100 MB each on a real cluster; as root
 	$(RUN) --group test python bench/rollout.py $(ARGS)
+
+audit: ## known vulnerabilities of what the image contains; needs PyPI itself
+	$(RUN) --group audit python -m audit $(ARGS)
+
+dist: ## what a release consists of besides the image: wheel, source, manifests, bill of materials
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(UV) build --quiet --no-create-gitignore
+	$(UV) export --quiet --frozen --preview-features sbom-export --format cyclonedx1.5 \
+		--extra operator --no-dev --output-file dist/sbom.cdx.json
+	for one in deploy/crds/*.yaml; do echo ---; cat $$one; done > dist/crds.yaml
+
+reproducible: ## the image built twice from nothing, and compared; as root
+	$(RUN) --group controlplane python -m cluster reproducible
 
 cluster: ## a real one-node Kubernetes on this machine, with the image of this checkout; as root
 	$(RUN) --group controlplane python -m cluster up

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cluster import folders, images
+from cluster import folders, images, reproducible
 from cluster.cluster import Cluster
 from cluster.errors import ClusterError, ClusterUnavailable
 from cluster.sandbox import Sandbox
@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
     volume.add_argument("--name", default=_DEFAULT, help=f"of the cluster; default: {_DEFAULT}")
     commands.add_parser("status", help="list the clusters")
     commands.add_parser("images", help="build the images, if that has to be")
+    commands.add_parser("reproducible", help="build the image twice from nothing, and compare")
     options = parser.parse_args(arguments)
     try:
         match options.command:
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> int:
                 print(cluster.volume(options.namespace, options.claim, uid=options.uid).path)
             case "status":
                 _status()
+            case "reproducible":
+                return reproducible.main()
             case _:
                 print(images.pause(), images.product(), sep="\n")
     except (ApiError, BinariesUnavailable, ClusterError, ClusterUnavailable) as error:

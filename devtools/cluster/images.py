@@ -106,18 +106,23 @@ def _make_base(name: str) -> None:
             _buildah("commit", "--quiet", container, name)
 
 
-def _make_product(target: Path) -> None:
-    _limit_storage()
+def build(tag: str, *options: str) -> None:
+    """Build the Dockerfile on our base, and call it ``tag`` in our storage. Raises ClusterError."""
     name = base()
-    _say("building the image of this checkout")
     with (ROOT / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]
     # chroot: a build step needs no container of its own, and many machines would not allow it one.
-    command = ["bud", "--isolation=chroot", "--layers", "--quiet", f"--tag={PRODUCT}"]
+    command = ["bud", "--isolation=chroot", "--quiet", f"--tag={tag}", *options]
     command += [f"--build-arg=BASE={name}", f"--build-arg=VERSION={version}"]
     command += [f"--build-arg={one}={os.environ[one]}" for one in _PASSED_ON if one in os.environ]
     command += [f"--volume={one}:{one}:ro" for one in _MOUNTED if Path(one).exists()]
     _buildah(*command, str(ROOT))
+
+
+def _make_product(target: Path) -> None:
+    _limit_storage()
+    _say("building the image of this checkout")
+    build(PRODUCT, "--layers")
     _push(PRODUCT, target, PRODUCT)
 
 

@@ -62,5 +62,5 @@ def test_the_page_works_as_written(shop: Shop, tmp_path: Path) -> None:
     }
     nobody_met_what_it_cannot_read(shop)
     for ordinal in ORDINALS:
-        _, *later = [(reads, found) for _, reads, found in starts(shop, ordinal)]
-        assert later == [("v1,v2", "v2"), ("v2", "v2"), ("v1", "v1")]
+        met = [(reads, found) for _, reads, found in starts(shop, ordinal)]
+        assert met[-3:] == [("v1,v2", "v2"), ("v2", "v2"), ("v1", "v1")], met
