@@ -67,6 +67,7 @@ class Fault(StrEnum):
     HALF = "half an answer"
     LOST = "answer lost"
     DRIPS = "answer drips"
+    SILENT = "no answer"
     #: Of a watch; the last two cut it in the middle of an event, or fill that with bytes.
     WATCH_EXPIRED = "watch expired"
     WATCH_CUT = "watch cut"
@@ -75,7 +76,9 @@ class Fault(StrEnum):
 
 OF_WATCHES: Final = (Fault.WATCH_EXPIRED, Fault.WATCH_CUT, Fault.WATCH_GARBAGE)
 #: What a request may meet that is no watch, in less than a client's patience.
-OF_REQUESTS: Final = tuple(one for one in Fault if one not in {*OF_WATCHES, Fault.DRIPS})
+OF_REQUESTS: Final = tuple(
+    one for one in Fault if one not in {*OF_WATCHES, Fault.DRIPS, Fault.SILENT}
+)
 
 
 @dataclass
@@ -193,6 +196,8 @@ class Faulty:
         self.seen.append(Seen(kind, fault, _json(body)))
         if fault is Fault.REFUSED:
             return _reset(request)
+        if fault is Fault.SILENT:
+            await asyncio.Event().wait()  # until the client goes, or the server ends
         if fault is not None and (answer := _answer(fault)) is not None:
             return answer
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_HANDED_ON}

@@ -6,7 +6,8 @@ What kopf is kept from doing, and why:
 * no default finalizer: kopf would take *another* kopf process's finalizer off the object, again and again;
 * no events posted, no peering, no scanning of the cluster's CRDs and namespaces;
 * no discovery that is believed once and for all: kopf would never watch a kind that one bad answer left out;
-* a new event loop per attempt, and no "ultimate" exit: kopf would kill the process ten minutes later.
+* a new event loop per attempt, and no "ultimate" exit: kopf would kill the process ten minutes later;
+* no ending without end: a watch whose request is cancelled in the same moment as kopf's pause takes the one for the other, and goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ from format_operator.runtime.log import Log
 _FIRST_BACKOFF_SECONDS = 1.0
 _LAST_BACKOFF_SECONDS = 30.0
 _NAMESPACES_SECONDS = 10.0
+#: kopf gives what is left of it five seconds; with that it ends in less.
+_ENDING_SECONDS = 8.0
+#: The task of kopf's that all watches belong to, by its name; when it has ended, kopf has.
+_WATCHES = "multidimensional multitasker"
+_PAUSE = "pause-waiter"
 
 _CLIENTS = ("kubernetes", "kubernetes_asyncio", "pykube")
 
@@ -94,7 +100,7 @@ class KopfThread:
             try:
                 asyncio.run(self._watch())
                 error: BaseException | None = None
-            except Exception as problem:
+            except (Exception, asyncio.CancelledError) as problem:
                 error = problem
             if self._stopping:
                 return
@@ -127,24 +133,34 @@ class KopfThread:
         loop = asyncio.get_running_loop()
         self._stop = lambda: _call(loop, stop.set)
         insights = importlib.import_module("kopf._cogs.structs.references").Insights()
-        looking = asyncio.create_task(self._look(insights, stop))
+        # Before kopf begins: what is there later it takes for its own, and cancels.
+        begun: asyncio.Future[asyncio.Task[None]] = loop.create_future()
+        beside = [
+            asyncio.create_task(self._look(insights, stop)),
+            asyncio.create_task(_end(begun, insights)),
+        ]
         try:
             if self._stopping:
                 return
-            await kopf.operator(
-                insights=insights,
-                registry=registry,
-                settings=settings,
-                namespaces=self._namespaces,
-                clusterwide=not self._namespaces,
-                standalone=True,
-                # Otherwise kopf asks who the user is, and a container's uid has no name.
-                identity=self._thread.name,
-                stop_flag=stop,
+            operator = asyncio.create_task(
+                kopf.operator(
+                    insights=insights,
+                    registry=registry,
+                    settings=settings,
+                    namespaces=self._namespaces,
+                    clusterwide=not self._namespaces,
+                    standalone=True,
+                    # Otherwise kopf asks who the user is, and a container's uid has no name.
+                    identity=self._thread.name,
+                    stop_flag=stop,
+                )
             )
+            begun.set_result(operator)
+            await operator
         finally:
             self._stop = None
-            looking.cancel()
+            for task in beside:
+                task.cancel()
 
     async def _look(self, insights: Any, stop: asyncio.Event) -> None:
         """End the attempt where kopf has asked what the API server has, and was told something else than that."""
@@ -170,6 +186,21 @@ class KopfThread:
             certificate_path=access.certificate_file,
             private_key_path=access.key_file,
         )
+
+
+async def _end(begun: asyncio.Future[asyncio.Task[None]], insights: Any) -> None:
+    """Once kopf's watches have ended: cancel what is left of it, but not the pauses that a watch would take for its own."""
+    operator = await begun
+    await insights.ready_resources.wait()
+    watches = [one for one in asyncio.all_tasks() if one.get_name() == _WATCHES]
+    if watches:
+        await asyncio.wait(watches)
+    await asyncio.wait([operator], timeout=_ENDING_SECONDS)
+    while not operator.done():
+        for task in asyncio.all_tasks() - {asyncio.current_task(), operator}:
+            if not task.get_name().startswith(_PAUSE):
+                task.cancel()
+        await asyncio.wait([operator], timeout=1.0)
 
 
 def _import_kopf() -> Any:
