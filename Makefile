@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)/devtools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proof bench bench-cluster audit dist reproducible cluster cluster-down
+.PHONY: help demo test lint proof bench bench-cluster bench-scale audit dist reproducible cluster cluster-down
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ bench: ## measures speed and memory, prints a table
 
 bench-cluster: ## a rollout of three pods with 100 MB each on a real cluster; as root
 	$(RUN) --group test python bench/rollout.py $(ARGS)
+
+bench-scale: ## a rollout over 1,000, 2,500 and 5,000 pods on a real API server; takes half an hour
+	$(RUN) --group test --group bench python bench/scale.py $(ARGS)
 
 audit: ## known vulnerabilities of what the image contains; needs PyPI itself
 	$(RUN) --group audit python -m audit $(ARGS)

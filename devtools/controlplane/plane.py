@@ -183,6 +183,11 @@ class ControlPlane:
         """A client that may do everything."""
         return self.client(self._admin_token)
 
+    @property
+    def admin_token(self) -> str:
+        """The token of somebody who may do everything."""
+        return self._admin_token
+
     def client(self, token: str) -> Client:
         """A client with that token."""
         return Client(self.server, str(self.ca_file), token)

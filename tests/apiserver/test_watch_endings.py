@@ -30,7 +30,6 @@ def test_a_watch_that_takes_its_end_for_a_pause(
 ) -> None:
     """One watch dies of garbage while others wait for the first byte of their answers: kopf cancels their requests and their
     pause at once, and some would go on for ever, so that kopf never ended and the first never came back. All come back."""
-    token, *_ = (control_plane.directory / "tokens.csv").read_text().split(",")
     with Faulty(control_plane) as faulty:
         garbage = faulty.fail(Fault.GARBAGE, f"list {KINDS[0]}", times=None)
         silence = faulty.fail(Fault.SILENT, "watch .*", times=None)
@@ -38,7 +37,11 @@ def test_a_watch_that_takes_its_end_for_a_pause(
         watcher = KopfThread(
             "test",
             namespaces=(namespace,),
-            access=Access(faulty.url, ca_file=str(control_plane.ca_file), static_token=token),
+            access=Access(
+                faulty.url,
+                ca_file=str(control_plane.ca_file),
+                static_token=control_plane.admin_token,
+            ),
             configure=configure,
             kinds=KINDS,
             ended=ended.set,
