@@ -18,12 +18,14 @@ _PROCESSES: Final = {
     "render": "format_operator.render",
     "sidecar": "format_operator.sidecar.supervisor",
     "sidecar-worker": "format_operator.sidecar.app",
+    "webhook": "format_operator.admission.app",
 }
 #: What the extra ``operator`` brings, of each process that cannot do without.
 _EXTRA: Final = {
     "controller": ("kopf", "kubernetes", "prometheus_client"),
     "sidecar": ("aiohttp", "kopf", "prometheus_client"),
     "sidecar-worker": ("aiohttp", "kopf", "prometheus_client"),
+    "webhook": ("aiohttp", "cryptography", "prometheus_client"),
 }
 _USAGE: Final = 2
 

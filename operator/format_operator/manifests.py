@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from format_operator import manifests_webhook
 from format_operator.api.crds import formatstate_crd, storageformat_crd
 from format_operator.api.names import GROUP, PLURAL_FORMATSTATES, PLURAL_STORAGEFORMATS
 
@@ -297,6 +298,7 @@ def manifests() -> dict[str, str]:
     texts = {
         "rbac.yaml": _RBAC,
         "controller-rbac.yaml": _CONTROLLER_RBAC,
+        "webhook-rbac.yaml": manifests_webhook.RBAC,
         "admission-policy.yaml": _POLICY,
     }
     files = _crds() | _filled(texts)
@@ -315,6 +317,9 @@ def chart_files() -> dict[str, str]:
         "sidecar-rules.yaml": _SIDECAR_RULES,
         "controller-rules.yaml": _CONTROLLER_RULES,
         "lease-rules.yaml": _LEASE_RULES,
+        "webhook-rules.yaml": manifests_webhook.RULES,
+        "webhook-configuration-rules.yaml": manifests_webhook.CONFIGURATION_RULES,
+        "webhook-secret-rules.yaml": manifests_webhook.SECRET_RULES,
         "admission-policy-spec.yaml": _POLICY_SPEC,
     }
     return {path: _GENERATED + text for path, text in (_crds() | _filled(texts)).items()}

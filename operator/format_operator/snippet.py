@@ -1,6 +1,6 @@
 """What goes into a pod template: sidecar, gate, and the volumes of the two. Pure.
 
-The one source of it: ``storageformat render sidecar`` prints this, the webhook will inject it, and the Helm library
+The one source of it: ``storageformat render sidecar`` prints this, the webhook injects it, and the Helm library
 chart ``charts/storageformat-sidecar`` is compared with it.
 """
 
@@ -75,6 +75,10 @@ class SnippetOptions:
     volume: str = "data"
     mount: str | None = None
     sub_path: str | None = None
+    mounts: tuple[Mapping[str, Any], ...] = ()
+    """The app's volumeMounts themselves, of several volumes if need be; then the three above say nothing."""
+    env: tuple[Mapping[str, Any], ...] = ()
+    """More variables of the sidecar: those that a ``subPathExpr`` names."""
     metrics_port: int = DEFAULT_METRICS_PORT
     requests: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_REQUESTS))
     limits: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +94,14 @@ class SnippetOptions:
     def mount_path(self) -> str:
         """Where the volume is mounted."""
         return self.mount or str(PurePosixPath(next(iter(self.databases.values()))).parent)
+
+    @property
+    def volume_mounts(self) -> tuple[Mapping[str, Any], ...]:
+        """The mounts of the app's volumes."""
+        if self.mounts:
+            return self.mounts
+        data = {"name": self.volume, "mountPath": self.mount_path}
+        return ({**data, "subPath": self.sub_path} if self.sub_path else data,)
 
 
 def snippet(options: SnippetOptions) -> dict[str, list[dict[str, Any]]]:
@@ -156,9 +168,6 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
     if options.metrics_port != DEFAULT_METRICS_PORT:
         arguments += ["--metrics-port", str(options.metrics_port)]
     arguments += options.sidecar_args
-    data = {"name": options.volume, "mountPath": options.mount_path}
-    if options.sub_path:
-        data["subPath"] = options.sub_path
     migrations = {
         "name": MIGRATIONS_VOLUME,
         "mountPath": options.migrations_path,
@@ -177,6 +186,7 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
             _field("POD_NAMESPACE", "metadata.namespace"),
             _field("NODE_NAME", "spec.nodeName"),
             _field("STORAGEFORMAT_READS", f"metadata.annotations['{READS_ANNOTATION}']"),
+            *(dict(variable) for variable in options.env),
         ],
         "ports": [
             {
@@ -188,7 +198,7 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
         **_resources(options.requests, options.limits),
         "securityContext": _security(options, capabilities),
         "volumeMounts": [
-            data,
+            *(dict(mount) for mount in options.volume_mounts),
             {"name": RUN_VOLUME, "mountPath": _RUN_DIRECTORY},
             {"name": TOKEN_VOLUME, "mountPath": DEFAULT_TOKEN_DIRECTORY, "readOnly": True},
             *([migrations] if options.migrations else []),
@@ -251,10 +261,11 @@ def _check(options: SnippetOptions) -> None:
         raise InvalidSnippet("image", f"{options.image!r} is no image; write REPOSITORY:TAG")
     if not options.databases:
         raise InvalidSnippet("database", "write at least one NAME=PATH")
-    if not _LABEL.fullmatch(options.volume):
-        raise InvalidSnippet("volume", f"{options.volume!r} is no volume of a pod")
-    if options.volume in {RUN_VOLUME, TOKEN_VOLUME, MIGRATIONS_VOLUME}:
-        raise InvalidSnippet("volume", "this one is the snippet's own; name the app's volume")
+    for mount in options.volume_mounts:
+        if not _LABEL.fullmatch(mount["name"]):
+            raise InvalidSnippet("volume", f"{mount['name']!r} is no volume of a pod")
+        if mount["name"] in {RUN_VOLUME, TOKEN_VOLUME, MIGRATIONS_VOLUME}:
+            raise InvalidSnippet("volume", "this one is the snippet's own; name the app's volume")
     for option in ("run_as_user", "run_as_group"):
         number = getattr(options, option)
         if number is not None and not 0 <= number <= _MAX_ID:
@@ -270,21 +281,19 @@ def _check(options: SnippetOptions) -> None:
     sub_path = options.sub_path or ""
     if sub_path.startswith("/") or ".." in sub_path.split("/"):
         raise InvalidSnippet("sub_path", f"{sub_path!r} is not a relative path without '..'")
-    _check_mount(options)
-    if options.migrations is not None:
-        _check_migrations(options.migrations, options.migrations_path, options.mount_path)
-
-
-def _check_mount(options: SnippetOptions) -> None:
-    mount = options.mount_path
-    _check_place("mount", mount)
+    places = [str(mount["mountPath"]) for mount in options.volume_mounts]
+    for place in places:
+        _check_place("mount", place)
     for name, path in options.databases.items():
-        if not _below(path, mount):
+        if not any(_below(path, place) for place in places):
             raise InvalidSnippet(
                 "mount",
-                f"{name}={path} is not below {mount}; name the directory at which the app mounts "
-                f"the volume {options.volume}",
+                f"{name}={path} is not below {' or '.join(places)}; name the directory at which the app mounts "
+                f"the volume {options.volume_mounts[0]['name']}",
             )
+    if options.migrations is not None:
+        for place in places:
+            _check_migrations(options.migrations, options.migrations_path, place)
 
 
 def _check_migrations(configmap: str, path: str, mount: str) -> None:
