@@ -75,6 +75,10 @@ def test_when_there_is_another_one() -> None:
         assert kept.current.is_valid(now)
         assert certificates.covers(kept.current, hosts)
         assert kept.previous == previous
+    short = timedelta(seconds=30)
+    fresh = Kept(certificates.make(HOSTS, NOW, short))
+    assert certificates.renewed(fresh, HOSTS, NOW + timedelta(seconds=19), short) is None
+    assert certificates.renewed(fresh, HOSTS, NOW + timedelta(seconds=21), short) is not None
     first = certificates.renewed(Kept(), HOSTS, NOW, life)
     assert first is not None
     assert first.previous is None

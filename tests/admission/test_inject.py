@@ -47,7 +47,8 @@ def test_a_pod_that_does_not_ask_is_left_alone() -> None:
     del silent["metadata"]["annotations"]["storageformat.dev/inject"]
     mirror = pod()
     mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "x"
-    for body in (silent, mirror, {"metadata": {}, "spec": {"containers": []}}):
+    bodies: list[dict[str, Any]] = [silent, mirror, {"metadata": {}, "spec": {"containers": []}}]
+    for body in bodies:
         assert not asks(body)
         assert inject(body, {}, DEFAULTS) == Patch()
 

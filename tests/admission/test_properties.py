@@ -28,7 +28,7 @@ mounts = st.fixed_dictionaries(
         "readOnly": st.booleans(),
     },
 )
-env = st.lists(
+env: st.SearchStrategy[list[Object]] = st.lists(
     st.sampled_from(
         [
             {"name": "X", "value": "$(Y)"},
@@ -36,7 +36,7 @@ env = st.lists(
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         ]
     ),
-    unique_by=lambda one: one["name"],
+    unique_by=lambda one: str(one["name"]),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from format_operator.api.injection import INJECT
 from format_operator.api.models import (
     FormatStateStatus,
     Gate,
@@ -20,6 +21,8 @@ from format_operator.controller.cache import Cache, matches
 from format_operator.controller.decide import decide
 from format_operator.controller.facts import Kind, Owner, Served
 from format_operator.controller.plan import RolloutPhase
+from format_operator.controller.report import status as status_of
+from format_operator.controller.standing import Standing
 from tests.support.objects import complete, storageformat
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -458,6 +461,56 @@ def test_missing_pod_has_the_claim_of_its_ordinal() -> None:
     ]
     (served,) = objects.missing_pod(objects.stateful_set(shared), 2).served
     assert served.claim == "shared"
+
+
+def asking(annotation: str) -> dict[str, Any]:
+    """The StatefulSet with nothing but an annotation for the webhook in its template."""
+    body = workload_body(SET_SPEC, {"updateRevision": "b", "currentRevision": "b"})
+    template = body["spec"]["template"]
+    template["metadata"]["annotations"] = {INJECT: annotation}
+    app = {"name": "app", "volumeMounts": SIDECAR["volumeMounts"]}
+    template["spec"] = {**template["spec"], "initContainers": [], "containers": [app]}
+    return body
+
+
+@pytest.mark.parametrize(
+    ("annotation", "served"),
+    [
+        ("orders", [Served("orders", "", None)]),
+        ("orders=/data/orders.db", [Served("orders", "/data/orders.db", "data-orders-2")]),
+        ("a, b=/other/b.db", [Served("a", "", None), Served("b", "/other/b.db", None)]),
+        ("not a name", []),
+    ],
+)
+def test_a_template_that_leaves_the_sidecar_to_the_webhook(
+    annotation: str, served: list[Served]
+) -> None:
+    """Its pods are served as if the sidecar were written in it; what the webhook refuses is not."""
+    missing = objects.missing_pod(objects.stateful_set(asking(annotation)), 2)
+    assert list(missing.served) == served
+
+
+def test_a_sidecar_by_hand_goes_before_the_annotation() -> None:
+    """The webhook leaves it as it is."""
+    body = asking("orders=/data/other.db")
+    body["spec"]["template"]["spec"]["initContainers"] = [SIDECAR, GATE]
+    (served,) = objects.stateful_set(body).served
+    assert served.path == "/data/orders.db"
+
+
+@pytest.mark.parametrize("annotation", ["orders", "orders=/data/orders.db"])
+def test_a_missing_pod_that_will_be_injected_keeps_its_turn(annotation: str) -> None:
+    """Between its eviction and its successor it is pending and out, as one with a sidecar in its template."""
+    (snapshot, by_hand) = (
+        cache_of(statefulsets=[body]).snapshot(asked(), NOW)
+        for body in (asking(annotation), workload_body(SET_SPEC, {}))
+    )
+    for one in (snapshot, by_hand):
+        assert {(placed.standing, placed.out) for placed in decide(one).placed} == {
+            (Standing.UNREPORTED, True)
+        }
+    pending = [status_of(one, decide(one), ()).pending for one in (snapshot, by_hand)]
+    assert pending == [3, 3]
 
 
 @pytest.mark.parametrize(

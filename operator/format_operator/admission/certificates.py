@@ -50,8 +50,8 @@ class Pair:
         return self.not_before <= now < self.not_after
 
     def is_due(self, now: datetime) -> bool:
-        """Whether it is time for the next one."""
-        life = self.not_after - self.not_before
+        """Whether it is time for the next one (of those that ``make`` makes)."""
+        life = self.not_after - self.not_before - _EARLIER
         return not self.is_valid(now) or self.not_after - now < life / _RENEWED_AT
 
 

@@ -35,7 +35,8 @@ class Owner:
 class Served:
     """One ``--database NAME=PATH`` of a pod's sidecar, and the claim that its path is on.
 
-    ``claim`` is None when the path is on no PersistentVolumeClaim that outlives the pod.
+    ``claim`` is None when the path is on no PersistentVolumeClaim that outlives the pod. ``path`` is empty where a
+    template leaves it to the StorageFormat (``storageformat.dev/inject``); a pod always says it.
     """
 
     storageformat: str
@@ -178,4 +179,4 @@ def under(path: str, mount: str) -> bool:
 
 def same_path(served: str, asked: str) -> bool:
     """Whether a sidecar's argument is the StorageFormat's path (a glob is compared as it is written)."""
-    return os.path.normpath(served) == os.path.normpath(asked)
+    return not served or os.path.normpath(served) == os.path.normpath(asked)

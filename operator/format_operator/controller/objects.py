@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
+from format_operator.api.injection import INJECT, parse_inject
 from format_operator.api.models import Gate, Permit, Phase
 from format_operator.api.names import READS_ANNOTATION, parse_reads
 from format_operator.controller.facts import Kind, Owner, Pod, Served, State, Workload, under
@@ -174,7 +175,7 @@ def _workload(
         update_revision=update_revision,
         reads=parse_reads((template.get("annotations") or {}).get(READS_ANNOTATION)),
         labels=dict(template.get("labels") or {}),
-        served=tuple(_served(pods.get("spec") or {}, claims)),
+        served=tuple(_served_by_template(pods, claims)),
         claim_templates=frozenset(claims),
         first=first,
         deleting=metadata.get("deletionTimestamp") is not None,
@@ -225,6 +226,32 @@ def _served(spec: Object, templates: Collection[str] = ()) -> Iterator[Served]:
             continue
         for name, path in _database_arguments(words):
             yield Served(name, path, _claim_of(spec, container, path, templates))
+
+
+def _served_by_template(pods: Object, templates: Collection[str]) -> Iterator[Served]:
+    """By the template's sidecar, or by the one that the webhook will put into its pods.
+
+    Where the annotation leaves the path to the StorageFormat, ``path`` is empty: it cannot be another one.
+    """
+    spec = pods.get("spec") or {}
+    by_hand = list(_served(spec, templates))
+    yield from by_hand
+    annotation = ((pods.get("metadata") or {}).get("annotations") or {}).get(INJECT)
+    try:
+        asked = parse_inject(annotation) if annotation is not None else ()
+    except ValueError:
+        return  # the webhook refuses such pods, with the reason
+    names = {one.storageformat for one in by_hand}
+    for one in asked:
+        if one.name in names:
+            continue
+        claims = [
+            claim
+            for container in spec.get("containers") or ()
+            if one.path is not None
+            and (claim := _claim_of(spec, container, one.path, templates)) is not None
+        ]
+        yield Served(one.name, one.path or "", claims[0] if claims else None)
 
 
 def _database_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
