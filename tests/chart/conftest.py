@@ -35,6 +35,35 @@ PODMONITOR_CRD: Mapping[str, Any] = {
 }
 
 
+def _cert_manager_crd(kind: str) -> dict[str, Any]:
+    """As much of cert-manager as the chart uses."""
+    names = {"type": "array", "items": _text()}
+    reference = {
+        "type": "object",
+        "properties": {"name": _text(), "kind": _text(), "group": _text()},
+        "required": ["name"],
+    }
+    key = {"algorithm": _text(), "size": {"type": "integer"}, "rotationPolicy": _text()}
+    fields: dict[str, dict[str, Any]] = {
+        "Certificate": {
+            "secretName": _text(),
+            "dnsNames": names,
+            "usages": names,
+            "privateKey": {"type": "object", "properties": key},
+            "issuerRef": reference,
+        },
+        "Issuer": {"selfSigned": {"type": "object"}},
+    }
+    spec = {"type": "object", "properties": fields[kind]}
+    crd: dict[str, Any] = yaml.safe_load(yaml.safe_dump(PODMONITOR_CRD))
+    plural = f"{kind.lower()}s"
+    crd["metadata"]["name"] = f"{plural}.cert-manager.io"
+    crd["spec"] |= {"group": "cert-manager.io", "names": {"kind": kind, "plural": plural}}
+    schema = {"type": "object", "required": ["spec"], "properties": {"spec": spec}}
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = schema
+    return crd
+
+
 def _text() -> dict[str, Any]:
     return {"type": "string"}
 
@@ -86,12 +115,13 @@ def plane(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ControlPlane]:
-    """A control plane that has the Prometheus Operator's CRD and nothing of ours."""
+    """A control plane that has the CRDs of the Prometheus Operator and of cert-manager, and nothing of ours."""
     plane = started(tmp_path_factory.mktemp("chart") / "controlplane", binaries)
     try:
         crd = yaml.safe_load(yaml.safe_dump(PODMONITOR_CRD))
         crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = _podmonitor_schema()
-        plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(crd))
+        others = [_cert_manager_crd(kind) for kind in ("Certificate", "Issuer")]
+        plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([crd, *others]))
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         yield plane
     finally:

@@ -61,10 +61,16 @@ def objects(text: str) -> list[Object]:
     return [one for one in yaml.safe_load_all(text) if one]
 
 
-def of_kind(found: list[Object], kind: str) -> list[Object]:
-    return [one for one in found if one["kind"] == kind]
+def of_kind(found: list[Object], kind: str, *, webhook: bool = False) -> list[Object]:
+    """The objects of a kind: of the webhook, or of everything else."""
+    return [one for one in found if one["kind"] == kind and of_webhook(one) is webhook]
 
 
-def only(found: list[Object], kind: str) -> Object:
-    (one,) = of_kind(found, kind)
+def only(found: list[Object], kind: str, *, webhook: bool = False) -> Object:
+    (one,) = of_kind(found, kind, webhook=webhook)
     return one
+
+
+def of_webhook(one: Object) -> bool:
+    labels = one["metadata"].get("labels") or {}
+    return labels.get("app.kubernetes.io/component") == "webhook"

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+#: An authority; nobody has its key.
+CA_BUNDLE: Final = """\
+-----BEGIN CERTIFICATE-----
+MIIB2DCCAX+gAwIBAgIUbUqVq0A8kRnun5/MTYrkUwq6Tz4wCgYIKoZIzj0EAwIw
+SDFGMEQGA1UEAww9c3RvcmFnZWZvcm1hdC13ZWJob29rLWRmZDFhOWU2NjViNmVi
+NDJiMDQwNjQxNWM0MGUzNGUwZWQ3MTQ2MDAgFw0yNTEyMzEyMzAwMDBaGA8yMTI1
+MTIwODAwMDAwMFowSDFGMEQGA1UEAww9c3RvcmFnZWZvcm1hdC13ZWJob29rLWRm
+ZDFhOWU2NjViNmViNDJiMDQwNjQxNWM0MGUzNGUwZWQ3MTQ2MDBZMBMGByqGSM49
+AgEGCCqGSM49AwEHA0IABAJIwmplLeJUIzGhMSq+0XoKYpVu5E8duCazT9m7m2mR
+t+POP4bXfAs7TYrt855B4vmnizjbdQxWNyPPLm735vejRTBDMBIGA1UdEwEB/wQI
+MAYBAf8CAQAwDgYDVR0PAQH/BAQDAgIEMB0GA1UdDgQWBBTnvcrFs8Nsbj84rgTO
+wYjKBUjRrzAKBggqhkjOPQQDAgNHADBEAiBYtXCM62jm9v+HQCfYhtq7J1GIl3mM
+Hch/XP+lcEUG0QIgQ6FxDm5Ai6XXyKMyoIFFJoRg9hzDwJ1R8iDhzxtbawQ=
+-----END CERTIFICATE-----
+"""
 MATRIX: Final[dict[str, dict[str, Any]]] = {
     "defaults": {},
     "namespaced": {"watchNamespaces": ["default", "kube-public"]},
@@ -35,6 +50,18 @@ MATRIX: Final[dict[str, dict[str, Any]]] = {
             "metricsFrom": [{"podSelector": {}}],
             "apiServer": [{"ipBlock": {"cidr": "10.0.0.1/32"}}],
         },
+        "webhook": {
+            "replicas": 3,
+            "port": 8443,
+            "certificates": {"mode": "certManager"},
+            "sidecar": {
+                "metricsPort": 9000,
+                "resources": {"requests": {"cpu": "5m"}, "limits": {"memory": "1Gi", "cpu": 1}},
+                "extraArgs": ["--permit-wait=60"],
+            },
+            "meshes": ["istio", "linkerd"],
+            "meshAddresses": ["10.96.0.1/32"],
+        },
     },
     "namespaced, everything": {
         "replicas": 2,
@@ -44,6 +71,15 @@ MATRIX: Final[dict[str, dict[str, Any]]] = {
         "networkPolicy": {"create": True},
         "metrics": {"port": 9000, "annotations": False},
         "crds": {"keep": False},
+        "webhook": {
+            "replicas": 1,
+            "excludeNamespaces": [],
+            "certificates": {
+                "mode": "existing",
+                "secretName": "mine",
+                "caBundle": CA_BUNDLE,
+            },
+        },
     },
     "as little as possible": {
         "replicas": 0,
@@ -53,5 +89,6 @@ MATRIX: Final[dict[str, dict[str, Any]]] = {
         "serviceAccount": {"create": False},
         "resources": {},
         "fullnameOverride": "tiny",
+        "webhook": {"enabled": False},
     },
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 import shutil
@@ -84,10 +85,12 @@ def test_everything_rendered_is_accepted(
 def test_the_pods_pass_restricted(
     plane: ControlPlane, helm: Helm, restricted: str, values: dict[str, Any]
 ) -> None:
-    """Controller and test pod are let into a namespace that enforces `restricted`."""
+    """Controller, webhook and test pod are let into a namespace that enforces `restricted`."""
     found = helm.template(values)
     template = only(found, "Deployment")["spec"]["template"]["spec"]
-    for spec in (template, only(found, "Pod")["spec"]):
+    webhooks = of_kind(found, "Deployment", webhook=True)
+    others = [one["spec"]["template"]["spec"] for one in webhooks]
+    for spec in (template, only(found, "Pod")["spec"], *others):
         let_in(plane, restricted, {"spec": spec})
 
 
@@ -246,6 +249,32 @@ def test_everybody_may_do_their_work_and_no_more(
         not namespaces
     )
     assert not may(sidecar("shop"), "patch", f"{ours}/formatstates", "shop")
+    webhook = (f"system:serviceaccount:{NAMESPACE}:storageformat-operator-webhook", ())
+    assert may(webhook, "get", f"{ours}/storageformats", "shop")
+    assert may(webhook, "get", f"{ours}/storageformats", "office") is (not namespaces)
+    # Its own by their names only.
+    assert not may(webhook, "get", "/secrets", NAMESPACE)
+    configurations = "admissionregistration.k8s.io/mutatingwebhookconfigurations"
+    assert not may(webhook, "patch", configurations, "")
+
+
+def test_an_upgrade_leaves_the_webhooks_certificate(
+    plane: ControlPlane, released: Callable[..., str]
+) -> None:
+    """What the webhook has written into its Secret and its configuration is there after an upgrade."""
+    name = "storageformat-operator-webhook"
+    secret = f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}"
+    hook = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
+    released()
+    plane.admin.patch(secret, {"data": {"tls.key": "eA=="}})
+    bundle = plane.ca_file.read_bytes()
+    written = base64.b64encode(bundle).decode()
+    change = {"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": written}
+    plane.admin.patch(hook, [change], content_type="application/json-patch+json")
+    released("--set", "webhook.timeoutSeconds=9")
+    (one,) = plane.admin.get(hook)["webhooks"]
+    assert (one["timeoutSeconds"], one["clientConfig"]["caBundle"]) == (9, written)
+    assert plane.admin.get(secret)["data"] == {"tls.key": "eA=="}
 
 
 def test_the_policy_of_a_release_is_in_effect(

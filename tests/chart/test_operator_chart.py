@@ -75,7 +75,7 @@ def test_what_holds_for_every_object(helm: Helm, values: dict[str, Any]) -> None
         assert labels["app.kubernetes.io/instance"] == "storageformat"
         assert labels["app.kubernetes.io/managed-by"] == "Helm"
         assert set(values.get("commonLabels", {}).items()) <= set(labels.items()), one["kind"]
-        is_cluster_wide = one["kind"].startswith(("Cluster", "Custom", "Validating"))
+        is_cluster_wide = one["kind"].startswith(("Cluster", "Custom", "Mutating", "Validating"))
         assert ("namespace" in one["metadata"]) is not is_cluster_wide
     assert len(list(yaml.load_all(helm.text(values), UniqueKeys))) >= len(found)
 
@@ -217,7 +217,7 @@ def test_a_budget_for_several_only(helm: Helm) -> None:
 
 
 def test_an_instance_is_a_pod_by_name(helm: Helm) -> None:
-    """Both PodMonitors make `instance` survive a pod's replacement; the sidecars' finds any pod with the port."""
+    """PodMonitors make `instance` survive a pod's replacement; the sidecars' finds any pod with the port."""
     assert not of_kind(helm.template(), "PodMonitor")
     values = {"podMonitor": {"create": True, "labels": {"release": "prom"}}}
     found = {

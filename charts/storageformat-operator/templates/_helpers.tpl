@@ -68,3 +68,32 @@ app.kubernetes.io/component: controller
 {{- define "storageformat-operator.isNamespaced" -}}
 {{- if .Values.watchNamespaces }}true{{ end }}
 {{- end }}
+
+{{- define "storageformat-operator.webhookName" -}}
+{{ include "storageformat-operator.fullname" . }}-webhook
+{{- end }}
+
+{{- define "storageformat-operator.webhookLabels" -}}
+{{ include "storageformat-operator.selectorLabels" . }}
+app.kubernetes.io/component: webhook
+{{- end }}
+
+{{- define "storageformat-operator.webhookObjectLabels" -}}
+{{ include "storageformat-operator.labels" . }}
+app.kubernetes.io/component: webhook
+{{- end }}
+
+{{- define "storageformat-operator.webhookAccount" -}}
+{{- if .Values.serviceAccount.create }}
+{{- printf "%s-webhook" (.Values.serviceAccount.name | default (include "storageformat-operator.fullname" .)) }}
+{{- else }}
+{{- .Values.serviceAccount.name | default "default" }}
+{{- end }}
+{{- end }}
+
+{{/* The names that the certificate is for; the API server asks for the first. */}}
+{{- define "storageformat-operator.webhookHosts" -}}
+{{- $name := include "storageformat-operator.webhookName" . }}
+- {{ $name }}.{{ .Release.Namespace }}.svc
+- {{ $name }}.{{ .Release.Namespace }}.svc.cluster.local
+{{- end }}
