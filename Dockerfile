@@ -1,4 +1,4 @@
-# The image of the sidecar, the gate and the controller: one program, `storageformat`.
+# The image of the sidecar, the gate, the controller and the webhook: one program, `storageformat`.
 #
 #     docker build -t storageformat-operator .
 #

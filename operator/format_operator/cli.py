@@ -25,7 +25,7 @@ from format_store import VERSION, convert, inspect, plan, recover, verify
 from format_store.errors import StoreError
 
 _PROCESSES = (
-    "in a cluster: storageformat sidecar, storageformat gate, storageformat controller; for your "
+    "in a cluster: storageformat sidecar, storageformat gate, storageformat controller, storageformat webhook; for your "
     "manifests: storageformat render sidecar (each has its own --help)"
 )
 

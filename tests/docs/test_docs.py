@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from format_operator.admission.metrics import WebhookMetrics
+from format_operator.admission.review import Result
 from format_operator.api.formats import ENGINES, SqlitedictParameters
+from format_operator.api.injection import INJECT, OPTIONS
 from format_operator.api.models import Phase as StatePhase
 from format_operator.api.models import StorageFormat
+from format_operator.api.names import READS_ANNOTATION
 from format_operator.api.schema import props
 from format_operator.api.sqlite import Migration, SqliteParameters
 from format_operator.controller import report
@@ -172,6 +176,26 @@ def test_every_metric_of_the_controller_is_documented() -> None:
     metrics = ControllerMetrics(version="0")
     metrics.show(("shop", "orders"), {}, RolloutPhase.COMPLETE)
     assert documented_metrics("Of the controller") == exposed_metrics(metrics.registry)
+
+
+def test_every_metric_of_the_webhook_is_documented() -> None:
+    """The same for the webhook, with all results that a request can have."""
+    assert documented_metrics("Of the webhook") == exposed_metrics(
+        WebhookMetrics(version="0").registry
+    )
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    row = next(one for one in text.splitlines() if "storageformat_webhook_requests_total" in one)
+    assert set(re.findall(r"`([a-z]+)`", row)) == {str(result) for result in Result}
+
+
+def test_every_annotation_is_documented() -> None:
+    """docs/injection.md explains exactly the annotations that a person may write."""
+    text = (ROOT / "docs" / "injection.md").read_text()
+    assert re.findall(r"^\| `(storageformat\.dev/[\w-]+)` \|", text, re.MULTILINE) == [
+        INJECT,
+        READS_ANNOTATION,
+        *(one for one in OPTIONS if one not in {INJECT, READS_ANNOTATION}),
+    ]
 
 
 def test_every_state_of_the_controllers_metric_is_documented() -> None:

@@ -71,7 +71,7 @@ def test_a_database_is_converted(base: Environment, tmp_path: Path) -> None:
     assert records_on_disk(path) == records
 
 
-@pytest.mark.parametrize("command", ["sidecar", "sidecar-worker", "controller"])
+@pytest.mark.parametrize("command", ["sidecar", "sidecar-worker", "controller", "webhook"])
 def test_the_operators_processes_name_their_extra(
     base: Environment, command: str, tmp_path: Path
 ) -> None:
