@@ -35,7 +35,7 @@ LATER_VALUES: Final = (
     "webhook",
 )
 LATER_TEMPLATES: Final = (
-    *("networkpolicy.yaml", "poddisruptionbudget.yaml"),
+    *("networkpolicy.yaml", "poddisruptionbudget.yaml", "NOTES.txt"),
     *(f"webhook-{part}.yaml" for part in WEBHOOK_PARTS),
 )
 LATER_FIELD: Final = "failureBudget"
