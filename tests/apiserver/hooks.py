@@ -55,8 +55,7 @@ class Hook:
         if bundle is not None:
             one["clientConfig"]["caBundle"] = base64.b64encode(bundle).decode()
         self.remove()
-        secret = only(found, "Secret", webhook=True)
-        self.plane.admin.create(_SECRETS, secret | {"metadata": {"name": NAME}})
+        self.create_secret()
         self.plane.admin.create(_CONFIGURATIONS, body)
 
     def start(self, *arguments: str, port: int | None = None, server: str = "") -> Process:
@@ -131,6 +130,16 @@ class Hook:
     def shown(self, port: int | None = None) -> str:
         """The certificate that a handshake gets."""
         return ssl.get_server_certificate((HOST, port or self.port))
+
+    def create_secret(self) -> None:
+        """As the chart makes it."""
+        body = only(
+            self.helm.template({"fullnameOverride": "storageformat"}), "Secret", webhook=True
+        )
+        self.plane.admin.create(_SECRETS, body | {"metadata": {"name": NAME}})
+
+    def delete_secret(self) -> None:
+        self.plane.admin.delete(f"{_SECRETS}/{NAME}")
 
     def remove(self) -> None:
         for path in (f"{_CONFIGURATIONS}/{NAME}", f"{_SECRETS}/{NAME}"):

@@ -169,6 +169,25 @@ def test_a_bundle_that_somebody_broke(hook: Hook, pods: Pods) -> None:
     eventually(pods.let_in, "and trusted")
 
 
+def test_a_secret_that_somebody_deleted(hook: Hook, pods: Pods) -> None:
+    """The webhook may not make another one and says who can; what it shows is good, so pods are let in meanwhile. It fills
+    the next one that is made."""
+    pods.storageformat()
+    hook.configure()
+    process = hook.generating()
+    hook.ready(process)
+    eventually(pods.let_in)
+    hook.delete_secret()
+    process.says(
+        "certificate problem=.*get secrets storageformat-webhook: .*helm upgrade", within=30
+    )
+    hook.ready(process)
+    assert pods.let_in()
+    hook.create_secret()
+    eventually(lambda: _authority(hook) and _authority(hook) == hook.bundle())
+    eventually(pods.let_in)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

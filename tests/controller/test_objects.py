@@ -463,6 +463,19 @@ def test_missing_pod_has_the_claim_of_its_ordinal() -> None:
     assert served.claim == "shared"
 
 
+def test_a_pod_that_the_webhook_has_missed() -> None:
+    """It asks for a sidecar and has none: it is told that a restart gives it one."""
+    body = pod_body(spec={"initContainers": []})
+    for annotation, told in (("orders", True), ("users", False), ("", False)):
+        body["metadata"]["annotations"] = {INJECT: annotation}
+        (placed,) = (
+            one
+            for one in decide(cache_of(pods=[body]).snapshot(asked(), NOW)).placed
+            if one.reason == "SidecarMissing"
+        )
+        assert ("no webhook when it was made, so restart it" in placed.why) is told
+
+
 def asking(annotation: str) -> dict[str, Any]:
     """The StatefulSet with nothing but an annotation for the webhook in its template."""
     body = workload_body(SET_SPEC, {"updateRevision": "b", "currentRevision": "b"})

@@ -126,6 +126,7 @@ def test_it_works_on_a_database(image: Image, tmp_path: Path) -> None:
     [
         "format_operator.cli",
         "format_operator.gate",
+        "format_operator.admission.app",
         "format_operator.sidecar.app",
         "kubernetes.aio",
     ],

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from format_operator.admission import certificates
 from format_operator.admission.certificates import BadCertificate, Kept
-from format_operator.admission.kube import Api, Conflict, RequestFailed
+from format_operator.admission.kube import Api, Conflict, NotFound, RequestFailed
 from format_operator.admission.tls import ServerTls
 from format_operator.runtime import clock
 from format_operator.runtime.log import Log
@@ -72,12 +72,17 @@ class Generated:
         try:
             # The configuration first: a bundle that is made of an older Secret than somebody else's is then refused.
             configuration = await self._api.configuration(self._configuration)
+            # Whatever goes wrong from here on: what is shown is good as long as it is trusted.
+            self.is_trusted = self._is_in(configuration)
             kept = await self._keep()
             await self._trust(configuration, kept)
         except Conflict as error:
             raise Problem(f"another instance was faster: {error}") from error
+        except NotFound as error:
+            raise Problem(
+                f"{error}; it belongs to the release, which `helm upgrade` makes whole"
+            ) from error
         except RequestFailed as error:
-            self.is_trusted = self.is_trusted and error.status == 0
             raise Problem(str(error)) from error
         pair = certificates.shown(
             kept, self._api.clock.now(), current_is_known=self._is_known(kept)
@@ -111,6 +116,15 @@ class Generated:
             version = str(configuration["metadata"]["resourceVersion"])
             await self._api.trust(self._configuration, version, stale)
             self._log.info("CA bundle written", configuration=self._configuration)
+
+    def _is_in(self, configuration: Mapping[str, Any]) -> bool:
+        """Whether the API server trusts what is shown now."""
+        pair = self._tls.pair
+        bundles = [
+            base64.b64decode((webhook.get("clientConfig") or {}).get("caBundle") or "")
+            for webhook in configuration.get("webhooks") or ()
+        ]
+        return pair is not None and all((pair.authority or b"") in one for one in bundles)
 
     def _is_known(self, kept: Kept) -> bool:
         """Whether the newest authority has been in the configuration for long enough."""

@@ -64,6 +64,8 @@ class Pod:
     reads: frozenset[str] | None
     served: tuple[Served, ...]
     ordinal: int = -1
+    asks: frozenset[str] = frozenset()
+    """The StorageFormats that its annotation for the webhook names."""
     missing: bool = False
     """Not there at all: its workload shall make it, and has not yet."""
 

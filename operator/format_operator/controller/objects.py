@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from format_operator.api.injection import INJECT, parse_inject
+from format_operator.api.injection import INJECT, Asked, parse_inject
 from format_operator.api.models import Gate, Permit, Phase
 from format_operator.api.names import READS_ANNOTATION, parse_reads
 from format_operator.controller.facts import Kind, Owner, Pod, Served, State, Workload, under
@@ -43,6 +43,7 @@ def pod(body: Object) -> Pod:
         reads=parse_reads((metadata.get("annotations") or {}).get(READS_ANNOTATION)),
         served=tuple(_served(spec)),
         ordinal=_ordinal(metadata["name"], owner),
+        asks=frozenset(one.name for one in _asked(metadata)),
     )
 
 
@@ -236,13 +237,8 @@ def _served_by_template(pods: Object, templates: Collection[str]) -> Iterator[Se
     spec = pods.get("spec") or {}
     by_hand = list(_served(spec, templates))
     yield from by_hand
-    annotation = ((pods.get("metadata") or {}).get("annotations") or {}).get(INJECT)
-    try:
-        asked = parse_inject(annotation) if annotation is not None else ()
-    except ValueError:
-        return  # the webhook refuses such pods, with the reason
     names = {one.storageformat for one in by_hand}
-    for one in asked:
+    for one in _asked(pods.get("metadata") or {}):
         if one.name in names:
             continue
         claims = [
@@ -252,6 +248,14 @@ def _served_by_template(pods: Object, templates: Collection[str]) -> Iterator[Se
             and (claim := _claim_of(spec, container, one.path, templates)) is not None
         ]
         yield Served(one.name, one.path or "", claims[0] if claims else None)
+
+
+def _asked(metadata: Object) -> tuple[Asked, ...]:
+    annotation = (metadata.get("annotations") or {}).get(INJECT)
+    try:
+        return parse_inject(annotation) if annotation is not None else ()
+    except ValueError:
+        return ()  # the webhook refuses such pods, with the reason
 
 
 def _database_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
