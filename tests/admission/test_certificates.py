@@ -90,6 +90,9 @@ def test_a_broken_one_is_replaced_and_the_one_before_goes_on() -> None:
     kept = certificates.renewed(Kept(None, before), HOSTS, NOW, 90 * DAY)
     assert kept is not None
     assert kept.previous == before
+    late = certificates.renewed(Kept(None, before), HOSTS, NOW + 91 * DAY, 90 * DAY)
+    assert late is not None
+    assert late.previous is None
 
 
 def test_whom_the_api_server_trusts() -> None:

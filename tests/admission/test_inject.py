@@ -254,6 +254,20 @@ def test_what_was_written_by_hand_stays() -> None:
     assert inject(by_hand, {}, DEFAULTS) == Patch()
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"args": ["sidecar", "--database", "orders=/x.db"]},
+        {"args": ["migrate", "--database", "orders=/x.db"], "restartPolicy": "Always"},
+        {"args": ["sidecar", "--verbose"], "restartPolicy": "Always"},
+    ],
+)
+def test_what_only_looks_like_ours(other: dict[str, Any]) -> None:
+    """An init container that is no native sidecar, or is somebody else's, is none of ours."""
+    body = pod(initContainers=[{"name": "other", **other}])
+    assert names(injected(body)) == ["storageformat", "storageformat-gate", "other"]
+
+
 def test_a_copied_mark_is_no_injection() -> None:
     """The annotation of an earlier injection without its containers counts for nothing."""
     body = pod(options={"injected": "0.0.9"})
