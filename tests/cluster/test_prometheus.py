@@ -65,7 +65,9 @@ def test_sees_the_backup_and_the_recovery(cluster: Cluster, shop: Shop) -> None:
     here = f'namespace="{shop.namespace}"'
     with cluster.prometheus(configuration(cluster, shop.namespace, SYSTEM)) as prometheus:
         seen(prometheus, f'up{{job="sidecar",{here}}}')
-        seen(prometheus, f'up{{job="controller",namespace="{SYSTEM}"}}')
+        # The controller's and the webhook's pods.
+        seen(prometheus, f'min(up{{job="controller",namespace="{SYSTEM}"}})')
+        seen(prometheus, "min(storageformat_webhook_certificate_expiry_timestamp_seconds) - time()")
         # A native sidecar's port is found although it stands among the init containers.
         (target,) = prometheus.query(f'up{{job="sidecar",{here}}}')
         assert target["metric"]["instance"] == f"{shop.namespace}/orders-0"

@@ -468,12 +468,14 @@ def test_a_pod_that_the_webhook_has_missed() -> None:
     body = pod_body(spec={"initContainers": []})
     for annotation, told in (("orders", True), ("users", False), ("", False)):
         body["metadata"]["annotations"] = {INJECT: annotation}
-        (placed,) = (
+        snapshot = cache_of(pods=[body]).snapshot(asked(), NOW)
+        (ready,) = (
             one
-            for one in decide(cache_of(pods=[body]).snapshot(asked(), NOW)).placed
-            if one.reason == "SidecarMissing"
+            for one in status_of(snapshot, decide(snapshot), ()).conditions
+            if one.type == "Ready"
         )
-        assert ("no webhook when it was made, so restart it" in placed.why) is told
+        assert ready.reason == "SidecarMissing"
+        assert ("no webhook when they were made, so restart them" in ready.message) is told
 
 
 def asking(annotation: str) -> dict[str, Any]:

@@ -163,7 +163,11 @@ def _ready(storageformat: StorageFormat, decision: Decision) -> tuple[bool, str,
     }.get(phase, "Converting")
     lacking = [one for one in decision.placed if one.reason == "SidecarMissing"]
     if lacking and reason in {"Converting", "Blocked"}:
-        return False, "SidecarMissing", _these(lacking, "no sidecar for this StorageFormat")
+        asking = [one for one in lacking if storageformat.name in one.pod.asks]
+        what = "no sidecar for this StorageFormat"
+        if asking:
+            what += ", though they ask for injection: there was no webhook when they were made, so restart them"
+        return False, "SidecarMissing", _these(asking or lacking, what)
     return False, reason, decision.message
 
 

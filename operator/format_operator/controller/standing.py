@@ -114,10 +114,7 @@ def place(snapshot: Snapshot, pod: Pod) -> Placed:
 def _standing(snapshot: Snapshot, pod: Pod, served: Served | None) -> tuple[Standing, str, str]:
     spec = snapshot.storageformat.spec
     if served is None and not pod.missing:
-        why = "has no sidecar for this StorageFormat"
-        if snapshot.storageformat.name in pod.asks:
-            why += ", though it asks for injection: there was no webhook when it was made, so restart it"
-        return Standing.UNSERVED, "SidecarMissing", why
+        return Standing.UNSERVED, "SidecarMissing", "has no sidecar for this StorageFormat"
     if served is not None and not same_path(served.path, spec.database.path):
         why = f"its sidecar serves {served.path}, the StorageFormat is about {spec.database.path}"
         return Standing.UNSERVED, "PathNotServed", why
