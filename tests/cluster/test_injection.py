@@ -53,6 +53,11 @@ def asks(annotation: str) -> Any:
     return change
 
 
+def touched(body: Object) -> None:
+    """A change of the StatefulSet that means nothing to its pods."""
+    body["metadata"].setdefault("annotations", {})["touched"] = "yes"
+
+
 def test_an_annotation_is_enough(two: Shop) -> None:
     """The pods get sidecar and gate before their own init container, as the user of the app; the rollout converts them one
     after the other under load, and nothing is lost. Without the StorageFormat they were told to wait for it."""
@@ -66,6 +71,7 @@ def test_an_annotation_is_enough(two: Shop) -> None:
     eventually(told, "an event says what is missing")
     assert not shop.pods()
     shop.apply(shop.storage_format(spec__target="v1"))
+    shop.change(touched)  # its controller would try again some time: longer after each refusal
     shop.all_ready()
     for pod in shop.pods().values():
         containers = pod["spec"]["initContainers"]
