@@ -26,6 +26,12 @@ NAME: Final = "storageformat-webhook"
 HOST: Final = "127.0.0.1"
 IMAGE: Final = "registry/storageformat:1"
 PATIENCE_SECONDS: Final = 40.0
+RESTRICTED: Final = {
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 _CONFIGURATIONS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _SECRETS: Final = f"/api/v1/namespaces/{SYSTEM}/secrets"
 
@@ -159,6 +165,12 @@ class Pods:
     plane: ControlPlane
     namespace: str
 
+    def allow_everything(self) -> None:
+        """No pod security standard any more."""
+        label = {"pod-security.kubernetes.io/enforce": "privileged"}
+        path = f"/api/v1/namespaces/{self.namespace}"
+        self.plane.admin.patch(path, {"metadata": {"labels": label}})
+
     def storageformat(self, name: str = "orders", **changes: Any) -> None:
         path = f"/apis/{API_VERSION}/namespaces/{self.namespace}/storageformats"
         self.plane.admin.create(path, storageformat(name, **changes))
@@ -169,13 +181,7 @@ class Pods:
         app: Object = {
             "name": "app",
             "image": "app:1",
-            "securityContext": {
-                "runAsUser": 999,
-                "runAsNonRoot": True,
-                "allowPrivilegeEscalation": False,
-                "capabilities": {"drop": ["ALL"]},
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": {**RESTRICTED, "runAsUser": 999},
             "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         }
         body = {

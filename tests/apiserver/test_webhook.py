@@ -13,7 +13,8 @@ from controlplane import ApiError, Binaries, ControlPlane
 from format_operator.admission import certificates
 from format_operator.admission.certificates import Kept, Pair
 from format_operator.api.injection import INJECTED
-from tests.apiserver.hooks import HOST, IMAGE, Hook, Pods, eventually, injected
+from tests.apiserver.another_hook import another_hook
+from tests.apiserver.hooks import HOST, IMAGE, RESTRICTED, Hook, Pods, eventually, injected
 from tests.apiserver.link import Link
 from tests.chart.helm import Helm
 
@@ -76,6 +77,27 @@ def test_who_gets_sidecar_and_gate(hook: Hook, pods: Pods, control_plane: Contro
     again = pods.create(dry_run=True, **theirs)
     assert [len(again["spec"][key]) for key in theirs] == [len(one) for one in theirs.values()]
     assert set(hook.requests(process)) == {"injected", "refused", "present"}
+
+
+def test_another_webhook_comes_after_it(hook: Hook, pods: Pods) -> None:
+    """What that one put before ours is behind them in the end: the API server asks again, and they are moved."""
+    hook.configure()
+    process = hook.generating()
+    hook.ready(process)
+    asked = "orders=/data/orders.db"
+    app = {**RESTRICTED, "runAsUser": 999}
+    own = {"name": "own", "image": "own:1", "securityContext": app}
+
+    def made() -> list[str]:
+        pod = pods.create(asked, dry_run=True, initContainers=[own])
+        return [one["name"] for one in pod["spec"]["initContainers"]]
+
+    eventually(lambda: pods.let_in(asked))
+    assert made() == ["storageformat", "storageformat-gate", "own"]
+    pods.allow_everything()
+    with another_hook(pods.plane, pods.namespace):
+        expected = ["storageformat", "storageformat-gate", "mesh-init", "own"]
+        eventually(lambda: made() == expected, "the other one is in effect")
 
 
 def test_nobody_else_depends_on_it(hook: Hook, pods: Pods) -> None:
