@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Wish:
 
 
 def wish(arguments: argparse.Namespace) -> Wish:
-    declared = _read(Path(arguments.to))
+    declared = _read(arguments.to)
     try:
         named = (
             declared.spec.format(arguments.format)
@@ -54,11 +55,12 @@ def wish(arguments: argparse.Namespace) -> Wish:
     )
 
 
-def _read(file: Path) -> StorageFormat:
+def _read(file: str) -> StorageFormat:
     try:
+        text = sys.stdin.buffer.read().decode() if file == "-" else Path(file).read_text("utf-8")
         documents = [
             document
-            for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+            for document in yaml.safe_load_all(text)
             if isinstance(document, dict) and document.get("kind") == "StorageFormat"
         ]
     except OSError as error:
@@ -76,11 +78,11 @@ def _read(file: Path) -> StorageFormat:
         raise _usage(file, str(error)) from error
 
 
-def _usage(file: str | Path, message: str) -> UsageError:
+def _usage(file: str, message: str) -> UsageError:
     return UsageError(
         message,
         operation="read",
-        path=str(file),
+        path="standard input" if file == "-" else file,
         hint="Nothing was touched. --to takes the YAML of one StorageFormat, as kubectl apply does.",
     )
 
@@ -123,7 +125,10 @@ def command(
 
 def target_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
-        "--to", metavar="FILE", required=required, help="the YAML of a StorageFormat"
+        "--to",
+        metavar="FILE",
+        required=required,
+        help="the YAML of a StorageFormat; -: standard input",
     )
     parser.add_argument("--format", metavar="NAME", help="another of its formats than the target")
     parser.add_argument(

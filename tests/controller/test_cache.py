@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from format_operator.api.models import LabelSelector, StorageFormat
+from format_operator.api.selection import matches
 from format_operator.controller import cache as cache_module
 from format_operator.controller import objects
-from format_operator.controller.cache import Cache, matches
+from format_operator.controller.cache import Cache
 from tests.controller.scenes import NOW, running
 from tests.support.objects import storageformat
 

@@ -16,8 +16,9 @@ from format_operator.api.models import (
     StorageFormat,
 )
 from format_operator.api.names import READS_ANNOTATION
+from format_operator.api.selection import matches
 from format_operator.controller import objects
-from format_operator.controller.cache import Cache, matches
+from format_operator.controller.cache import Cache
 from format_operator.controller.decide import decide
 from format_operator.controller.facts import Kind, Owner, Served
 from format_operator.controller.plan import RolloutPhase

@@ -125,6 +125,7 @@ class BackupStatus:
     created_at: str | None = prop(DATE_TIME_TEXT, "When it was taken.", default=None)
     retain_until: str | None = prop(DATE_TIME_TEXT, "When it will be deleted.", default=None)
     pinned: bool | None = prop(Boolean(), "Whether it is kept regardless.", default=None)
+    count: int | None = prop(_COUNT, "How many there are; size is that of all.", default=None)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from format_operator.api.models import LabelSelector, StorageFormat
 from format_operator.api.schema import InvalidObject
+from format_operator.api.selection import matches
 from format_operator.controller import objects
 from format_operator.controller.facts import Kind, Owner, Pod, Snapshot, State, Workload
 
@@ -254,24 +255,6 @@ def _missing(
         else:
             for _ in range(workload.desired - counts.get(workload.uid, 0)):
                 yield objects.missing_pod(workload)
-
-
-def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
-    """Whether ``metav1.LabelSelector`` selects these labels."""
-    if any(labels.get(key) != value for key, value in (selector.match_labels or {}).items()):
-        return False
-    for one in selector.match_expressions:
-        value = labels.get(one.key)
-        holds = {
-            "In": value is not None and value in one.values,
-            # As the API server has it: what has no such label is not in any set of values either.
-            "NotIn": value is None or value not in one.values,
-            "Exists": value is not None,
-            "DoesNotExist": value is None,
-        }[one.operator]
-        if not holds:
-            return False
-    return True
 
 
 def as_version(text: object) -> int:

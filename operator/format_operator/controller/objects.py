@@ -6,11 +6,12 @@ Only what decisions need is kept: a pod's body is ten kilobytes, and there may b
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
+from format_operator.api import podspec
 from format_operator.api.injection import INJECT, Asked, parse_inject
 from format_operator.api.models import Gate, Permit, Phase
 from format_operator.api.names import READS_ANNOTATION, parse_reads
@@ -221,11 +222,8 @@ def missing_pod(workload: Workload, ordinal: int = -1) -> Pod:
 
 
 def _served(spec: Object, templates: Collection[str] = ()) -> Iterator[Served]:
-    for container in spec.get("initContainers") or ():
-        words = [*(container.get("command") or ()), *(container.get("args") or ())]
-        if container.get("restartPolicy") != "Always" or "sidecar" not in words:
-            continue
-        for name, path in _database_arguments(words):
+    for container, databases in podspec.sidecars(spec):
+        for name, path in databases:
             yield Served(name, path, _claim_of(spec, container, path, templates))
 
 
@@ -258,18 +256,6 @@ def _asked(metadata: Object) -> tuple[Asked, ...]:
         return ()  # the webhook refuses such pods, with the reason
 
 
-def _database_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for index, word in enumerate(words):
-        text = None
-        if word == "--database" and index + 1 < len(words):
-            text = words[index + 1]
-        elif word.startswith("--database="):
-            text = word.removeprefix("--database=")
-        if text is not None and "=" in text:
-            name, _, path = text.partition("=")
-            yield name, path
-
-
 def _claim_of(spec: Object, container: Object, path: str, templates: Collection[str]) -> str | None:
     mounts = [one for one in container.get("volumeMounts") or () if under(path, one["mountPath"])]
     if not mounts:
@@ -286,11 +272,7 @@ def _claim_of(spec: Object, container: Object, path: str, templates: Collection[
 
 
 def _gate_held(spec: Object, status: Object) -> bool:
-    gates = {
-        container["name"]
-        for container in spec.get("initContainers") or ()
-        if "gate" in [*(container.get("command") or ()), *(container.get("args") or ())][:3]
-    }
+    gates = podspec.gates(spec)
     if not gates:
         return False
     for one in status.get("initContainerStatuses") or ():

@@ -159,6 +159,7 @@ def _backup(backups: Sequence[Backup]) -> BackupStatus:
         created_at=newest.created_at,
         retain_until=newest.retain_until,
         pinned=newest.pinned,
+        count=len(backups),
     )
 
 
