@@ -162,12 +162,11 @@ def _places(body: Object, states: Iterable[Object], pods: Iterable[Object]) -> l
     there = set()
     for pod in pods:
         metadata = pod["metadata"]
-        if metadata.get("namespace", "") != namespace:
+        ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+        if ended or metadata.get("namespace", "") != namespace:
             continue
         there.add(metadata["name"])
-        if selector is None or not matches(selector, metadata.get("labels") or {}):
-            continue
-        if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}:
+        if selector is not None and matches(selector, metadata.get("labels") or {}):
             found.append(_place(name, pod, own.get(metadata["name"])))
     found += [_left_behind(pod, state) for pod, state in own.items() if pod not in there]
     return sorted(found, key=lambda place: (not place.is_there, _natural(place.pod)))

@@ -125,10 +125,9 @@ def table(
     lines = []
     for row, style in zip(rows, styles, strict=True):
         cells = [
-            look.paint(f"{look.cut(cell, width):<{width}}", painted) if painted else
-            f"{look.cut(cell, width):<{width}}"
+            look.paint(f"{look.cut(cell, width):<{width}}", *painted)
             for cell, width, painted in zip(row, widths, style, strict=True)
-        ]  # fmt: skip
+        ]
         lines.append("  ".join(cells).rstrip())
     return lines
 
