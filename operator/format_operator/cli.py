@@ -61,6 +61,7 @@ def _plan(arguments: argparse.Namespace, printer: Printer) -> int:
             unmarked=wanted.unmarked,
             retention=wanted.retention,
             rehearse=rehearse,
+            while_in_use=not arguments.dry_run and arguments.while_in_use,
             observer=progress,
             openers_unchecked=wanted.openers_unchecked,
             pickle_allow=arguments.pickle_allow,
@@ -141,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     quiet_option(planning)
     planning.add_argument(
         "--rehearse", action="store_true", help="do all of it on a throw-away copy, and measure it"
+    )
+    planning.add_argument(
+        "--while-in-use",
+        action="store_true",
+        help="also beside an application that has it open: what is told is of this moment",
     )
     planning.set_defaults(dry_run=False)
     converting = command(commands, "convert", _convert, "back up, convert, verify, swap, clean up")

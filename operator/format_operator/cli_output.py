@@ -85,6 +85,10 @@ class Printer:
         rows.append(("to", str(planned.target)))
         rows += [("table", f"{name}: {count:,} rows") for name, count in planned.tables]
         rows.append(("size", size(planned.size)))
+        if planned.in_use:
+            rows.append(
+                ("in use", "another process has it open; a conversion waits until it has closed it")
+            )
         rows += [
             ("step", f"{number}. {text}") for number, text in enumerate(planned.steps, start=1)
         ]

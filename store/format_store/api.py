@@ -113,6 +113,7 @@ def plan(
     unmarked: Sequence[Format] = (PLAIN_SQLITEDICT,),
     retention: Retention = Retention(),  # noqa: B008 - immutable
     rehearse: bool = False,
+    while_in_use: bool = False,
     observer: Observer | None = None,
     openers_unchecked: bool = False,
     pickle_allow: Sequence[str] = (),
@@ -125,6 +126,9 @@ def plan(
     Every value is decoded, and nothing written: the volume is measured with a file that has no name. With
     ``rehearse`` the whole conversion is done on a throw-away copy in the state directory, and measured; the
     database's lock is held meanwhile, the database itself only while it is copied.
+
+    With ``while_in_use`` a plan, though no rehearsal, is also made beside another process that has the database
+    open: what it tells is of this moment. SQLite's locks are kept; a writer may have to wait for a read.
 
     Raises StoreError kinds for what cannot even be looked at; refusals are in the plan. A rehearsal also raises
     TryAgain kinds, and Failed kinds where the conversion itself failed.
@@ -141,7 +145,9 @@ def plan(
         worker_memory,
         retention,
     )
-    return planning.plan(run, target, tuple(unmarked), rehearse=rehearse)
+    return planning.plan(
+        run, target, tuple(unmarked), rehearse=rehearse, while_in_use=while_in_use and not rehearse
+    )
 
 
 def settle(path: str | os.PathLike[str]) -> None:

@@ -104,11 +104,17 @@ def _recovered(run: Run) -> tuple[Recovery, ...]:
 
 
 def decide(
-    run: Run, target: Format, unmarked: Sequence[Format], *, refuse_rows: bool = True
+    run: Run,
+    target: Format,
+    unmarked: Sequence[Format],
+    *,
+    refuse_rows: bool = True,
+    refuse_openers: bool = True,
 ) -> Decision:
     """Find out the present format and what stands in the way. Changes nothing but what opening does.
 
     ``refuse_rows=False``: a plan lists rows that cannot be converted, instead of stopping at the first.
+    ``refuse_openers=False``: a plan may be made beside an application that has the database open.
 
     Raises Refused kinds, InUse, CorruptDatabase.
     """
@@ -122,7 +128,8 @@ def decide(
             preflight.require_single_link(run.layout, os.lstat(path))
             needed = survey.staging_bytes + preflight.preimage_bytes(run.layout, size)
             preflight.require_space(run.layout, needed)
-            preflight.require_not_open(run.layout, unchecked=run.openers_unchecked)
+            if refuse_openers:
+                preflight.require_not_open(run.layout, unchecked=run.openers_unchecked)
             # After the lease told that nobody has it open: this reads through a descriptor of its own.
             sqlitefile.read_header(path, operation="check")
     return Decision(present, survey, size)

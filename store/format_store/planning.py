@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from format_store import conversion, errors, preflight, rehearsal, sqlitefile
+from format_store import conversion, errors, lease, preflight, rehearsal, sqlitefile
 from format_store.engines import registry
 from format_store.engines.base import Obstacle, Survey
 from format_store.estimate import Estimate, estimate
@@ -44,6 +44,8 @@ class Plan:
     bytes_kept: int = 0
     estimate: Estimate | None = None
     rehearsal: Rehearsal | None = None
+    in_use: bool = False
+    """Another process has it open: what is told here is of this moment, and ``convert`` would raise InUse."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -59,6 +61,7 @@ class Plan:
             "steps": list(self.steps),
             "estimate": self.estimate.to_dict() if self.estimate else None,
             "rehearsal": self.rehearsal.to_dict() if self.rehearsal else None,
+            "inUse": self.in_use,
             "obstacles": [obstacle.to_dict() for obstacle in self.obstacles],
             "pending": list(self.pending),
             "refusal": None
@@ -71,7 +74,14 @@ class Plan:
         }
 
 
-def plan(run: Run, target: Format, unmarked: Sequence[Format], *, rehearse: bool) -> Plan:
+def plan(
+    run: Run,
+    target: Format,
+    unmarked: Sequence[Format],
+    *,
+    rehearse: bool,
+    while_in_use: bool = False,
+) -> Plan:
     """See ``format_store.plan``."""
     path = run.primary
     with os_errors("plan", path, "Nothing was touched."):
@@ -91,7 +101,13 @@ def plan(run: Run, target: Format, unmarked: Sequence[Format], *, rehearse: bool
     if found is None:
         return Plan(action="none", **nothing, **facts)
     try:
-        decision = conversion.decide(run, target, unmarked, refuse_rows=False)
+        if while_in_use:
+            # This process's own connection is another matter: to look beside it would drop its locks.
+            lease.refuse_own_descriptors(path, operation="plan")
+        decision = conversion.decide(
+            run, target, unmarked, refuse_rows=False, refuse_openers=not while_in_use
+        )
+        in_use = while_in_use and decision.survey is not None and _in_use(run)
     except errors.Refused as refused:
         return Plan(action="refuse", refusal=refused, **nothing, **facts)
     if decision.survey is None or decision.present is None:
@@ -109,6 +125,7 @@ def plan(run: Run, target: Format, unmarked: Sequence[Format], *, rehearse: bool
         "bytes_needed": decision.survey.staging_bytes + copied,
         "bytes_kept": kept,
         "obstacles": tuple(obstacles),
+        "in_use": in_use,
     }
     if obstacles:
         return Plan(action="refuse", **planned, **facts)
@@ -128,6 +145,14 @@ def plan(run: Run, target: Format, unmarked: Sequence[Format], *, rehearse: bool
         **planned,
         **facts,
     )
+
+
+def _in_use(run: Run) -> bool:
+    try:
+        preflight.require_not_open(run.layout, unchecked=run.openers_unchecked)
+    except errors.InUse:
+        return True
+    return False
 
 
 def _obstacles(run: Run, present: Format, target: Format) -> list[Obstacle]:

@@ -289,6 +289,34 @@ def test_in_use(database: Path) -> None:
         plan(database, TARGET, rehearse=True)
 
 
+def test_beside_an_application(database: Path) -> None:
+    """Asked for in so many words, a plan is made while another process has the database open, and says so; nothing
+    is written, and what stands in the way is told all the same."""
+    with opened(database), unchanged(database.parent):
+        planned = plan(database, TARGET, while_in_use=True)
+    assert planned.in_use
+    assert (planned.action, planned.refusal) == ("convert", None)
+    assert planned.to_dict()["inUse"] is True
+    alone = plan(database, TARGET, while_in_use=True)
+    assert not alone.in_use
+    assert alone.steps == planned.steps
+    assert alone.tables == planned.tables
+
+
+def test_beside_an_application_nothing_is_rehearsed(database: Path) -> None:
+    """A rehearsal copies the file: nobody may write to it meanwhile, whatever was said."""
+    with opened(database), pytest.raises(errors.InUse):
+        plan(database, TARGET, rehearse=True, while_in_use=True)
+
+
+def test_not_beside_a_connection_of_this_process(database: Path) -> None:
+    """To read the file beside a connection of this process would drop that connection's locks: refused."""
+    with closing(sqlite3.connect(database)) as own:
+        own.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        with pytest.raises(errors.InUse, match="this process"):
+            plan(database, TARGET, while_in_use=True)
+
+
 def test_one_at_a_time(database: Path) -> None:
     """The lock is held all the while: a conversion waits for the rehearsal's end."""
     seen: list[str] = []

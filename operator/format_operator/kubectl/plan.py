@@ -32,7 +32,13 @@ def run(arguments: argparse.Namespace, kube: Kubectl) -> int:
             code=REFUSED,
         )
     body = json.dumps(gather.body_for_sidecar(found))
-    options = ["--format", target, "-o", "json", *(("--rehearse",) if arguments.rehearse else ())]
+    options = [
+        "--format",
+        target,
+        "-o",
+        "json",
+        "--rehearse" if arguments.rehearse else "--while-in-use",
+    ]
     ask = partial(_ask, kube, options, body)
     places = fleet.places(found, arguments.pod)
     answers = [one for each in fleet.each(places, ask, arguments.parallel) for one in each]
@@ -157,6 +163,6 @@ def _summary(answers: Sequence[Answer]) -> str:
     if in_use:
         return (
             f"{in_use} of {len(answers)} are in use: a rehearsal copies the file, and its application must not "
-            "have it open; without --rehearse the plan tells all that can be told beside a running one"
+            "have it open meanwhile; without --rehearse a plan is made beside a running one"
         )
     return ""
