@@ -109,6 +109,53 @@ rules:
   - update # to renew it, or to take over when it ran out
 """
 
+_VIEWER_RULES = """\
+rules:
+- apiGroups: [$group]
+  resources: [$storageformats, $formatstates]
+  verbs:
+  - get    # one of them
+  - list   # kubectl get, kubectl storageformat status
+  - watch  # kubectl wait, --watch
+"""
+
+_EDITOR_RULES = """\
+rules:
+- apiGroups: [$group]
+  resources: [$storageformats]
+  verbs:
+  - create           # whoever may, decides what happens to the data of pods that name it
+  - update           # kubectl replace
+  - patch            # kubectl apply; pause, resume and undo
+  - delete           # FormatStates go with it, data does not
+  - deletecollection # kubectl delete --all
+# Not given, on purpose: anything that writes FormatStates. They are the sidecars' and the controller's.
+"""
+
+_USERS = (
+    """\
+# What people may do, as part of Kubernetes' own roles: whoever may `view` a namespace sees what is converted
+# there, whoever may `edit` it (or is its `admin`) changes that. Nobody is bound here.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: storageformat-view
+  labels:
+    rbac.authorization.k8s.io/aggregate-to-view: "true"
+"""
+    + _VIEWER_RULES
+    + """\
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: storageformat-edit
+  labels:
+    rbac.authorization.k8s.io/aggregate-to-edit: "true"
+"""
+    + _EDITOR_RULES
+)
+
 _RBAC = (
     """\
 # What a sidecar may do, whatever ServiceAccount its pod runs as. Bound to all of them at once: no
@@ -299,6 +346,7 @@ def manifests() -> dict[str, str]:
         "rbac.yaml": _RBAC,
         "controller-rbac.yaml": _CONTROLLER_RBAC,
         "webhook-rbac.yaml": manifests_webhook.RBAC,
+        "user-roles.yaml": _USERS,
         "admission-policy.yaml": _POLICY,
     }
     files = _crds() | _filled(texts)
@@ -320,6 +368,8 @@ def chart_files() -> dict[str, str]:
         "webhook-rules.yaml": manifests_webhook.RULES,
         "webhook-configuration-rules.yaml": manifests_webhook.CONFIGURATION_RULES,
         "webhook-secret-rules.yaml": manifests_webhook.SECRET_RULES,
+        "viewer-rules.yaml": _VIEWER_RULES,
+        "editor-rules.yaml": _EDITOR_RULES,
         "admission-policy-spec.yaml": _POLICY_SPEC,
     }
     return {path: _GENERATED + text for path, text in (_crds() | _filled(texts)).items()}

@@ -109,10 +109,13 @@ def test_a_cluster_wide_install(helm: Helm) -> None:
     assert roles == {
         f"{NAME}-controller": rules("controller-rules.yaml"),
         f"{NAME}-sidecar": rules("sidecar-rules.yaml"),
+        f"{NAME}-view": rules("viewer-rules.yaml"),
+        f"{NAME}-edit": rules("editor-rules.yaml"),
     }
     subjects = {
         one["roleRef"]["name"]: one["subjects"] for one in of_kind(found, "ClusterRoleBinding")
     }
+    assert set(subjects) == {f"{NAME}-controller", f"{NAME}-sidecar"}
     assert subjects[f"{NAME}-controller"] == [
         {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
     ]
@@ -124,6 +127,23 @@ def test_a_cluster_wide_install(helm: Helm) -> None:
     )
     assert "matchResources" not in only(found, "ValidatingAdmissionPolicyBinding")["spec"]
     assert "--watch-namespace" not in container(found)["args"]
+
+
+def test_peoples_rights_are_part_of_kubernetes_own_roles(helm: Helm) -> None:
+    """`view` reads our objects, `edit` (and with it `admin`) changes StorageFormats, and nobody FormatStates; not where
+    it is not wanted."""
+    roles = {one["metadata"]["name"]: one for one in of_kind(helm.template(), "ClusterRole")}
+    for kind in ("view", "edit"):
+        labels = roles[f"{NAME}-{kind}"]["metadata"]["labels"]
+        aggregated = [key for key in labels if "aggregate-to" in key]
+        assert aggregated == [f"rbac.authorization.k8s.io/aggregate-to-{kind}"]
+        assert labels[aggregated[0]] == "true"
+    (edits,) = roles[f"{NAME}-edit"]["rules"]
+    assert edits["resources"] == ["storageformats"]
+    (views,) = roles[f"{NAME}-view"]["rules"]
+    assert set(views["verbs"]) == {"get", "list", "watch"}
+    left = of_kind(helm.template({"rbac": {"aggregate": False}}), "ClusterRole")
+    assert {one["metadata"]["name"] for one in left} == {f"{NAME}-controller", f"{NAME}-sidecar"}
 
 
 def test_a_namespaced_install(helm: Helm) -> None:
@@ -157,7 +177,8 @@ def test_a_namespaced_install(helm: Helm) -> None:
 def test_the_reasons_of_the_verbs_survive(helm: Helm) -> None:
     """Who reads the rendered roles finds the reason beside each verb."""
     text = helm.text()
-    for file in ("controller-rules.yaml", "sidecar-rules.yaml", "lease-rules.yaml"):
+    files = ("controller-rules.yaml", "sidecar-rules.yaml", "lease-rules.yaml")
+    for file in (*files, "viewer-rules.yaml", "editor-rules.yaml"):
         reasons = re.findall(r"^  - \w+ +# .*$", manifests.chart_files()[file], re.MULTILINE)
         assert len(reasons) == sum(len(rule["verbs"]) for rule in rules(file))
         for line in reasons:

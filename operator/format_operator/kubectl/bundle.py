@@ -182,7 +182,9 @@ def _logs(
         for source in logs.sources(pod, found.name, previous=True):
             previous = ".previous" if source.previous else ""
             name = f"logs/{source.pod}/{source.container}{previous}.log"
-            bundle.attempt(name, partial(_log, bundle, kube, redactor, found.namespace, source, name))
+            bundle.attempt(
+                name, partial(_log, bundle, kube, redactor, found.namespace, source, name)
+            )
 
 
 def _log(

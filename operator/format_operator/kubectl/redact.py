@@ -464,4 +464,3 @@ def _container_status(body: Object) -> dict[str, Any]:
 
 def _copied(body: Object, *keys: str) -> dict[str, Any]:
     return {key: body[key] for key in keys if key in body}
-

@@ -114,7 +114,11 @@ def duration(seconds: float) -> str:
 
 
 def table(
-    look: Look, rows: Sequence[Sequence[str]], styles: Sequence[Sequence[Sequence[str]]], *, shrink: int = 0
+    look: Look,
+    rows: Sequence[Sequence[str]],
+    styles: Sequence[Sequence[Sequence[str]]],
+    *,
+    shrink: int = 0,
 ) -> list[str]:
     """Aligned columns; ``rows[0]`` is the head. The column ``shrink`` gives way where the width is too small."""
     columns = len(rows[0])
