@@ -39,6 +39,8 @@ _SAFE_EVENTS: Final = frozenset(
         *("SandboxChanged", "Preempted", "NodeNotReady", "BackOff"),
     }
 )
+#: And what the controller tells with these is about pods and counts.
+_SAFE_OWN_EVENTS: Final = frozenset({"PodConverted", "PodEvicted", "TargetChanged", "Recovered"})
 #: What our processes log, without the fields; a line that begins otherwise is somebody else's.
 EVENTS: Final = frozenset(
     {
@@ -68,13 +70,16 @@ _FIELDS: Final = frozenset(
         *("count", "database", "databases", "duration", "exit", "expires", "formatstate", "in"),
         *("kind", "lease", "level", "namespace", "node", "outcome", "path", "phase", "pid"),
         *("pod", "port", "reason", "rows", "seconds", "signal", "socket", "status"),
-        *("storageformat", "told", "ts", "time", "trace", "conversion_id"),
+        *("storageformat", "told", "ts", "time", "trace", "conversion_id", "gate"),
+        # how many of each kind the controller has listed
+        *("storageformats", "formatstates", "pods", "statefulsets", "deployments", "daemonsets"),
+        *("replicasets", "persistentvolumeclaims"),
     }
 )
 _ROLE: Final = "supervisor "
 _PLAIN: Final = re.compile(r"[\w./:@+,*<>-]{1,300}")
 _LINE: Final = re.compile(r"(?P<at>\d{4}-\d\d-\d\dT[\d:.]+Z) (?P<level>[a-z]{4,8}) (?P<rest>.*)")
-_GATE_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\dT[\d:.]+Z) (.*)")
+_GATE_LINE: Final = re.compile(r"(?P<at>\d{4}-\d\d-\d\dT[\d:.]+Z) (?P<rest>.*)")
 _FIRST_FIELD: Final = re.compile(r" [a-z_]+=")
 _FIELD: Final = re.compile(r'(?P<key>[a-z_]+)=(?P<value>"(?:[^"\\]|\\.)*"|\S*)')
 _FRAME: Final = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>[\w<>.]+)')
@@ -296,7 +301,7 @@ class Redactor:
             return self._json_line(line)
         found = _LINE.fullmatch(line)
         if found is None:
-            return _traceback_line(line)
+            return self._gate_line(line) or _traceback_line(line)
         rest = found["rest"]
         lead = f"{found['at']} {found['level']}"
         if rest.startswith(_ROLE):
@@ -305,10 +310,27 @@ class Redactor:
         event = rest[: first.start()] if first else rest
         if event not in EVENTS:
             return f"{lead} {withheld(rest)}"
-        fields = _FIELD.findall(rest[first.start() :]) if first else ()
-        return " ".join(
-            [lead, event, *(f"{key}={self._value(key, value)}" for key, value in fields)]
-        )
+        fields = dict(_FIELD.findall(rest[first.start() :])) if first else {}
+        return " ".join([lead, event, *self._said(fields)])
+
+    def _said(self, fields: Mapping[str, str]) -> list[str]:
+        """A line's fields; a message goes by the reason beside it."""
+        said = []
+        for key, value in fields.items():
+            text = self._value(key, value)
+            if key == "message" and value.startswith('"') and fields.get("reason"):
+                text = json.dumps(self._message(fields["reason"], json.loads(value)))
+            said.append(f"{key}={text}")
+        return said
+
+    def _gate_line(self, line: str) -> str:
+        found = _GATE_LINE.fullmatch(line)
+        if found is None:
+            return ""
+        fields = dict(_FIELD.findall(found["rest"]))
+        if fields.get("gate") not in {"open", "closed"}:
+            return f"{found['at']} {withheld(found['rest'])}"
+        return " ".join([found["at"], *self._said(fields)])
 
     def _json_line(self, line: str) -> str:
         try:
@@ -328,6 +350,8 @@ class Redactor:
     def _value(self, key: str, value: str) -> str:
         if key in _FIELDS and _PLAIN.fullmatch(value):
             return self.path(value)
+        if key in {"target", "from", "to", "format"} and value in self._formats:
+            return value
         return withheld(value)
 
 
@@ -335,9 +359,6 @@ def _traceback_line(line: str) -> str:
     """Where an error was raised; what it says is not told, and the code is in the release."""
     if line == "Traceback (most recent call last):" or not line.strip():
         return line
-    gate = _GATE_LINE.fullmatch(line)
-    if gate is not None:
-        return f"{gate[1]} {withheld(gate[2])}"
     frame = _FRAME.fullmatch(line)
     if frame is not None:
         module = _MODULES.fullmatch(frame["file"])
@@ -380,12 +401,14 @@ def event(body: Object) -> dict[str, Any]:
     kubernetes = source.get("component") in {"default-scheduler", "kubelet"} or str(
         source.get("component", "")
     ).endswith("-controller")
+    own = source.get("component") == "storageformat-controller"
+    safe = reason in _SAFE_OWN_EVENTS if own else kubernetes and reason in _SAFE_EVENTS
     text = str(body.get("message") or "")
     return {
         **_copied(body, "type", "reason", "count", "firstTimestamp", "lastTimestamp", "eventTime"),
         "involvedObject": _copied(about, "kind", "name", "fieldPath"),
         "source": _copied(source, "component", "host"),
-        "message": text if reason in _SAFE_EVENTS and kubernetes else withheld(text),
+        "message": text if safe else withheld(text),
     }
 
 
