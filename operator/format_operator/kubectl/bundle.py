@@ -133,9 +133,7 @@ def _objects(
     bundle.json("pods.json", safe_pods)
     # Drawn of what was redacted: it can show no more than that.
     drawn = overview(safe_body, safe_states, safe_pods)
-    bundle.files["status.txt"] = (
-        screen.screen([drawn], Look(width=120), datetime.now(UTC), every=False) + "\n"
-    )
+    bundle.files["status.txt"] = screen.screen([drawn], Look(width=120), datetime.now(UTC)) + "\n"
 
 
 def _events(bundle: _Bundle, kube: Kubectl, namespace: str, names: set[str]) -> None:

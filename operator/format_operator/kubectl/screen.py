@@ -10,8 +10,18 @@ from format_operator.kubectl import terminal
 from format_operator.kubectl.overview import NO_REPORT, NO_SIDECAR, Backup, Overview, Place
 from format_operator.kubectl.terminal import Look
 
-_BAR: Final = 14
+#: What gives way where the screen is narrow: width of bars, phases beside them, ages of backups, gates.
+_LEVELS: Final = (
+    (14, True, True, True),
+    (8, True, True, True),
+    (8, False, True, True),
+    (8, False, False, True),
+    (8, False, False, False),
+    (0, False, False, False),
+)
 _TOTAL_BAR: Final = 24
+Row = tuple[str, str, str, str, str, str]
+
 #: What a phase of a pod, or of a rollout, looks like.
 _STYLES: Final[Mapping[str, tuple[str, ...]]] = {
     "Converted": ("green",),
@@ -34,6 +44,7 @@ _STYLES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _OTHER: Final = ("yellow",)
 #: Says nothing that the phase does not say.
+_BUSY: Final = frozenset({"Converting", "Recovering"})
 _PLAIN: Final = frozenset({"InTargetFormat", "NoPod", "Converting"})
 
 
@@ -41,16 +52,15 @@ def style(phase: str) -> tuple[str, ...]:
     return _STYLES.get(phase, _OTHER)
 
 
-def screen(found: Sequence[Overview], look: Look, now: datetime, *, every: bool) -> str:
-    """All of it. ``every``: namespaces are named in the table, too."""
+def screen(found: Sequence[Overview], look: Look, now: datetime) -> str:
+    """All of it."""
     if not found:
         return "no StorageFormat"
-    parts = ["\n".join(_one(each, look, now, named=every or len(found) > 1)) for each in found]
+    parts = ["\n".join(_one(each, look, now)) for each in found]
     return "\n\n".join(parts)
 
 
-def _one(found: Overview, look: Look, now: datetime, *, named: bool) -> Iterator[str]:
-    del named
+def _one(found: Overview, look: Look, now: datetime) -> Iterator[str]:
     yield from _head(found, look)
     yield ""
     yield from _table(found, look, now)
@@ -132,31 +142,53 @@ def _table(found: Overview, look: Look, now: datetime) -> Iterator[str]:
     if not found.places:
         yield look.paint("no pod matches the selector", "yellow")
         return
-    rows = [("POD", "FORMAT", "PHASE", "PROGRESS", "BACKUPS", "GATE")]
-    styles: list[tuple[tuple[str, ...], ...]] = [(("dim",),) * 6]
-    for place in found.places:
-        rows.append(
-            (
-                place.pod + ("" if place.is_there else " (no pod)"),
-                _format(place, found.target, look),
-                place.phase,
-                _progress(place, look),
-                backup_text(place.backup, now),
-                (place.gate or "").lower(),
-            )
-        )
-        dim: tuple[str, ...] = () if place.is_there else ("dim",)
-        gate = ("red",) if place.gate == "Closed" and not place.progress else dim
-        styles.append((dim, dim, dim or style(place.phase), dim or ("cyan",), dim, gate))
-    keep = [
-        column for column in range(6) if column < 3 or any(row[column].strip() for row in rows[1:])
-    ]
-    cut = [[row[column] for column in keep] for row in rows]
-    lines = terminal.table(look, cut, [[one[column] for column in keep] for one in styles])
+    rows = _fitting(found, look, now)
+    styles = [(("dim",),) * 6, *(_styles(place) for place in found.places)]
+    keep = _kept(rows)
+    lines = terminal.table(
+        look, _columns(rows, keep), [[one[column] for column in keep] for one in styles]
+    )
     yield lines[0]
     for place, line in zip(found.places, lines[1:], strict=True):
         yield line
         yield from _why(place, look)
+
+
+def _fitting(found: Overview, look: Look, now: datetime) -> list[Row]:
+    """As much as fits: first the bars give way, then what is said beside them, then ages, then gates."""
+    rows: list[Row] = []
+    for bar, phase, ages, gates in _LEVELS:
+        rows = [("POD", "FORMAT", "PHASE", "PROGRESS", "BACKUPS", "GATE" if gates else "")]
+        rows += [
+            (
+                place.pod + ("" if place.is_there else " (no pod)"),
+                _format(place, found.target, look),
+                place.phase,
+                _progress(place, look, bar, named=phase),
+                backup_text(place.backup, now if ages else None),
+                (place.gate or "").lower() if gates else "",
+            )
+            for place in found.places
+        ]
+        if terminal.width(_columns(rows, _kept(rows))) <= look.width:
+            break
+    return rows
+
+
+def _kept(rows: Sequence[Row]) -> list[int]:
+    """Columns with something in them; the first three have to be there."""
+    return [n for n in range(6) if n < 3 or any(row[n].strip() for row in rows[1:])]
+
+
+def _columns(rows: Sequence[Row], keep: Sequence[int]) -> list[list[str]]:
+    return [[row[column] for column in keep] for row in rows]
+
+
+def _styles(place: Place) -> tuple[tuple[str, ...], ...]:
+    if not place.is_there:
+        return (("dim",),) * 6
+    gate = ("red",) if place.gate == "Closed" and place.phase not in _BUSY else ()
+    return ((), (), style(place.phase), ("cyan",), (), gate)
 
 
 def _format(place: Place, target: str, look: Look) -> str:
@@ -167,21 +199,25 @@ def _format(place: Place, target: str, look: Look) -> str:
     return f"{place.format} {look.arrow} {target}"
 
 
-def _progress(place: Place, look: Look) -> str:
-    if place.progress is not None and place.phase in {"Converting", "Recovering"}:
-        bar = look.bar(place.progress.percent / 100, _BAR)
-        return f"{bar} {place.progress.percent:>3}% {place.progress.phase}"
+def _progress(place: Place, look: Look, width: int, *, named: bool) -> str:
+    if place.progress is not None and place.phase in _BUSY:
+        bar = look.bar(place.progress.percent / 100, width)
+        phase = f" {place.progress.phase}" if named else ""
+        return f"{bar} {place.progress.percent:>3}%{phase}".lstrip()
     if place.databases and place.databases["total"]:
         return f"{place.databases['converted']} of {place.databases['total']} databases"
     return ""
 
 
-def backup_text(backup: Backup | None, now: datetime) -> str:
-    """How many, how much, how old."""
+def backup_text(backup: Backup | None, now: datetime | None) -> str:
+    """How many, how much, and (with ``now``) how old."""
     if backup is None:
         return ""
     count = f"{backup.count} x " if backup.count and backup.count > 1 else ""
-    parts = [f"{count}{terminal.size(backup.size)}", terminal.age(backup.created_at, now)]
+    parts = [
+        f"{count}{terminal.size(backup.size)}",
+        terminal.age(backup.created_at, now) if now else "",
+    ]
     parts += ["pinned"] if backup.pinned else []
     return ", ".join(part for part in parts if part)
 

@@ -39,7 +39,7 @@ def _drawn(found: list[Overview], namespace: str | None, look: terminal.Look) ->
     if not found:
         where = f"namespace {namespace}" if namespace else "any namespace"
         return f"no StorageFormat in {where}"
-    return screen.screen(found, look, datetime.now(UTC), every=namespace is None)
+    return screen.screen(found, look, datetime.now(UTC))
 
 
 def _watch(arguments: argparse.Namespace, kube: Kubectl, namespace: str | None) -> int:

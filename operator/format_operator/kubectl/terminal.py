@@ -17,6 +17,8 @@ _CODES: Final[Mapping[str, str]] = {
 }  # fmt: skip
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
 _DEFAULT_WIDTH: Final = 120
+#: A column that gives way keeps so much.
+_NARROWEST: Final = 12
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f}s" if seconds >= 10 or float(seconds).is_integer() else f"{seconds:.1f}s"
 
 
+def width(rows: Sequence[Sequence[str]]) -> int:
+    """How wide a table of them is where nothing is cut."""
+    return sum(_widths(rows)) + 2 * (len(rows[0]) - 1)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+
 def table(
     look: Look,
     rows: Sequence[Sequence[str]],
@@ -121,16 +132,15 @@ def table(
     shrink: int = 0,
 ) -> list[str]:
     """Aligned columns; ``rows[0]`` is the head. The column ``shrink`` gives way where the width is too small."""
-    columns = len(rows[0])
-    widths = [max(len(row[column]) for row in rows) for column in range(columns)]
-    over = sum(widths) + 2 * (columns - 1) - look.width
+    widths = _widths(rows)
+    over = width(rows) - look.width
     if over > 0:
-        widths[shrink] = max(12, widths[shrink] - over)
+        widths[shrink] = max(min(_NARROWEST, widths[shrink]), widths[shrink] - over)
     lines = []
     for row, style in zip(rows, styles, strict=True):
         cells = [
-            look.paint(f"{look.cut(cell, width):<{width}}", *painted)
-            for cell, width, painted in zip(row, widths, style, strict=True)
+            look.paint(look.cut(cell, room), *painted) + " " * (room - len(cell))
+            for cell, room, painted in zip(row, widths, style, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
