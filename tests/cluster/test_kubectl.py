@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,11 +94,7 @@ def test_from_the_plan_to_the_bundle(cluster: Cluster, shop: Shop, tmp_path: Pat
         shop.wait_until_ready()
         for ordinal in range(2):
             eventually(
-                lambda ordinal=ordinal: re.search(
-                    rf"^\[orders-{ordinal}/storageformat\] .* done .*outcome=converted",
-                    log.read_text(encoding="utf-8"),
-                    re.MULTILINE,
-                ),
+                partial(done, log, ordinal),
                 f"the conversion of orders-{ordinal}, in a pod that came later",
             )
     backups(editor)
@@ -111,6 +109,12 @@ def test_from_the_plan_to_the_bundle(cluster: Cluster, shop: Shop, tmp_path: Pat
     bundle(Plugin(cluster.kubeconfig, shop.namespace), tmp_path)
 
 
+def done(log: Path, ordinal: int) -> bool:
+    """Whether the log that is followed has the end of that pod's conversion."""
+    line = rf"^\[orders-{ordinal}/storageformat\] .* done .*outcome=converted"
+    return re.search(line, log.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
 def plan(editor: Plugin) -> None:
     """Beside the running app: what would be done in each pod, and that a rehearsal has to wait."""
     shown = editor.says("plan", "orders")
@@ -119,7 +123,7 @@ def plan(editor: Plugin) -> None:
     assert [one["pod"] for one in plans] == ["orders-1"]
     assert plans[0]["plan"]["inUse"] is True
     assert plans[0]["plan"]["steps"]
-    assert "nothing" in editor.says("plan", "orders", "--format", "v1")
+    assert editor.says("plan", "orders", "--format", "v1").startswith("orders: to v1, as 2 running")
     in_use = editor.run("plan", "orders", "--rehearse")
     assert in_use.returncode == 75
     assert in_use.stdout.count("InUse: ") == 2
@@ -153,7 +157,7 @@ def logs(editor: Plugin) -> None:
     assert {one[2] for one in found} == {"storageformat", "storageformat-gate"}
     # What a line says of itself is a moment before the kubelet's time, by which they are sorted.
     seconds = [one[3][:19] for one in found]
-    swapped = sum(a > b for a, b in zip(seconds, seconds[1:], strict=False))
+    swapped = sum(a > b for a, b in itertools.pairwise(seconds))
     assert swapped <= len(seconds) // 10
     only = editor.says("logs", "orders", "--pod", "orders-0", "--tail", "2").splitlines()
     assert 1 <= len(only) <= 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from format_operator.kubectl import rollout
@@ -9,7 +11,7 @@ from format_operator.kubectl.overview import overview
 from format_operator.kubectl.problems import Problem
 from tests.kubectl.scenes import body, converted, pod, state
 
-V3 = [{"name": name, "sqlitedict": {}} for name in ("v0", "v1", "v2")]
+V3: list[dict[str, Any]] = [{"name": name, "sqlitedict": {}} for name in ("v0", "v1", "v2")]
 
 
 def test_the_format_before() -> None:
