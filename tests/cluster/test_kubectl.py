@@ -34,7 +34,8 @@ BROKEN: Final = {
 def secretive(body: Object) -> None:
     """A change of the StatefulSet: an app with a password, and an annotation of somebody's."""
     template = body["spec"]["template"]
-    template["metadata"].setdefault("annotations", {})["example.com/token"] = CANARY
+    # Without the word on what the app reads: the format that is to fail would not even be tried.
+    template["metadata"]["annotations"] = {"example.com/token": CANARY}
     template["spec"]["containers"][0]["env"].append({"name": "PASSWORD", "value": CANARY})
 
 
@@ -104,7 +105,7 @@ def test_from_the_plan_to_the_bundle(cluster: Cluster, shop: Shop, tmp_path: Pat
     body["spec"]["formats"].append(BROKEN)
     shop.apply(body)
     state = shop.wait_for_phase(1, "Failed", "Refused")
-    assert CANARY in state["message"]
+    assert CANARY in state["message"], state
     eventually(lambda: CANARY in shop.condition("Degraded").get("message", ""), "it is told")
     bundle(Plugin(cluster.kubeconfig, shop.namespace), tmp_path)
 
