@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)/devtools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proof bench bench-cluster bench-scale audit dist reproducible cluster cluster-down
+.PHONY: help demo test lint proof bench bench-cluster bench-scale audit dist reproducible cluster cluster-down plugin
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,12 @@ dist: ## what a release consists of besides the image: wheel, source, manifests,
 
 reproducible: ## the image built twice from nothing, and compared; as root
 	$(RUN) --group controlplane python -m cluster reproducible
+
+# Where the release's archive will be fetched from; {file} is its name. `krew install --archive` fetches nothing.
+URI ?= https://localhost/{file}
+
+plugin: ## the kubectl plugin as one archive with krew's manifest, in dist/krew
+	$(RUN) python -m pluginarchive dist/krew --uri '$(URI)'
 
 cluster: ## a real one-node Kubernetes on this machine, with the image of this checkout; as root
 	$(RUN) --group controlplane python -m cluster up

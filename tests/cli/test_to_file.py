@@ -202,3 +202,23 @@ def test_another_api_version(database: Path, file: Path, version: str) -> None:
     """An object of another group or version may mean something else."""
     write(file, {**storageformat(), "apiVersion": version})
     require_usage(database, file, "apiVersion")
+
+
+@pytest.mark.parametrize("dump", [yaml.safe_dump, json.dumps], ids=["yaml", "json"])
+def test_standard_input(database: Path, dump: Any) -> None:
+    """`--to -`: for whoever has the object at hand and no file to put it in, such as `kubectl exec`."""
+    command = (sys.executable, "-W", "error", "-m", "format_operator", "convert", str(database))
+    done = subprocess.run(
+        [*command, "--to", "-", "-o", "json"],
+        input=dump(storageformat()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout)["outcome"]) == (0, "converted")
+    with unchanged(database.parent):
+        done = subprocess.run(
+            [*command, "--to", "-"], input="a: 1", capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert "standard input: holds 0 objects of kind StorageFormat" in done.stderr

@@ -47,6 +47,13 @@ def from_kubectl(stderr: str, what: str) -> Problem:
             hint="look whether it runs, and at the context: kubectl config current-context",
             kind="Unreachable",
         )
+    if text.endswith("error: EOF"):
+        # It asked for a user's name, and nobody was there to be asked.
+        return Problem(
+            "kubectl has no credentials for this cluster",
+            hint="look at the context: kubectl config current-context",
+            kind="Unauthorized",
+        )
     return Problem(_last_line(text).removeprefix("error: ") or f"{what}: kubectl failed")
 
 
