@@ -25,6 +25,8 @@ from format_operator.controller.metrics import ControllerMetrics
 from format_operator.controller.plan import RolloutPhase
 from format_operator.controller.standing import Standing
 from format_operator.gate_protocol import DEFAULT_SOCKET
+from format_operator.kubectl import app as plugin
+from format_operator.kubectl import problems
 from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
 from format_operator.settings import sidecar_settings
 from format_store import Phase, errors
@@ -264,3 +266,36 @@ def test_every_option_in_the_sidecars_page_exists() -> None:
     text = (ROOT / "docs" / "sidecar.md").read_text()
     for option in set(re.findall(r"`(--[a-z-]+)`", text)):
         assert option in done.stdout
+
+
+def test_every_command_of_the_plugin_is_documented() -> None:
+    """docs/kubectl.md has a row for each command, with options that it takes, and names no other."""
+    text = (ROOT / "docs" / "kubectl.md").read_text()
+    table = text[text.index("| command | what it does |") : text.index("A plan is made by")]
+    rows = re.findall(r"^\| (`[^|]+) \| (.*) \|$", table, re.MULTILINE)
+    told = {word for names, _ in rows for word in re.findall(r"`([a-z-]+) ", names)}
+    assert told == {name for name, _, _ in plugin.COMMANDS}
+    known = {name: plugin_options(name) for name in told}
+    for names, what in rows:
+        for name in re.findall(r"`([a-z-]+) ", names):
+            for option in re.findall(r"`(--?[a-z-]+)", f"{names} {what}"):
+                assert option in known[name], (name, option)
+
+
+def plugin_options(name: str) -> set[str]:
+    """Every option in the help of one of the plugin's commands."""
+    done = subprocess.run(
+        [sys.executable, "-m", "format_operator.kubectl.app", name, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", done.stdout))
+
+
+def test_the_exit_codes_of_the_plugin_are_documented() -> None:
+    """The page's table has the codes that the plugin can end with."""
+    text = (ROOT / "docs" / "kubectl.md").read_text()
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    kinds = (problems.FAILED, problems.USAGE, problems.REFUSED, problems.NEEDS_A_PERSON)
+    assert told == {0, *kinds, problems.TRY_AGAIN}
