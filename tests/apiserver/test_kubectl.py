@@ -346,6 +346,7 @@ def test_usage(plugin: Plugin) -> None:
         ("statu",),
         ("status", "a", "b"),
         ("pause",),
+        ("status", "-w", "-o", "json"),
         ("plan", "orders", "--parallel", "0"),
     ):
         assert plugin.says(*words, code=2).startswith("error: ")

@@ -13,7 +13,7 @@ from format_operator.kubectl.kube import Kubectl
 from format_operator.kubectl.output import document
 from format_operator.kubectl.overview import Overview
 from format_operator.kubectl.overview import document as of
-from format_operator.kubectl.problems import Problem
+from format_operator.kubectl.problems import USAGE, Problem
 from format_operator.kubectl.watching import Mirror
 
 #: Changes that come together are one drawing.
@@ -25,6 +25,12 @@ _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 def run(arguments: argparse.Namespace, kube: Kubectl) -> int:
     namespace = None if arguments.all_namespaces else kube.namespace
+    if arguments.watch and arguments.output:
+        raise Problem(
+            "--watch draws a screen, or prints a line per change; it has no --output",
+            hint="for programs: kubectl get storageformats,formatstates --watch -o json",
+            code=USAGE,
+        )
     if arguments.watch:
         return _watch(arguments, kube, namespace)
     found = gather.overviews(kube, namespace, arguments.name)
