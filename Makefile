@@ -57,9 +57,10 @@ reproducible: ## the image built twice from nothing, and compared; as root
 
 # Where the release's archive will be fetched from; {file} is its name. `krew install --archive` fetches nothing.
 URI ?= https://localhost/{file}
+PLUGIN ?= dist/krew
 
 plugin: ## the kubectl plugin as one archive with krew's manifest, in dist/krew
-	$(RUN) python -m pluginarchive dist/krew --uri '$(URI)'
+	$(RUN) python -m pluginarchive $(PLUGIN) --uri '$(URI)'
 
 cluster: ## a real one-node Kubernetes on this machine, with the image of this checkout; as root
 	$(RUN) --group controlplane python -m cluster up

@@ -388,15 +388,17 @@ def test_completion(plugin: Plugin) -> None:
 
 
 def test_completion_never_disturbs(plugin: Plugin) -> None:
-    """Where no cluster answers there is nothing to offer, and no error on the prompt."""
-    done = subprocess.run(
-        ["kubectl_complete-storageformat", "--server=https://127.0.0.1:1", "status", ""],
-        env=environment(plugin.kubeconfig),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, ":4\n", "")
+    """Where no cluster answers, or half a line makes no sense, there is nothing to offer, and no error on the prompt."""
+    away = "--server=https://127.0.0.1:1"
+    for words in (("status",), ("status", "--token", "-n"), ("undo", "orders", "--to")):
+        done = subprocess.run(
+            ["kubectl_complete-storageformat", away, *words, ""],
+            env=environment(plugin.kubeconfig),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, ":4\n", "")
 
 
 def test_completion_knows_contexts(plugin: Plugin) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from format_operator.api.names import PLURAL_STORAGEFORMATS
 from format_operator.kubectl import app
@@ -161,14 +161,24 @@ def _matching(part: str, found: Iterable[tuple[str, str]]) -> list[tuple[str, st
     return [(word, " ".join(text.split())) for word, text in found if word.startswith(part)]
 
 
+class _Quiet(argparse.ArgumentParser):
+    """Half a line may make no sense yet."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Problem(message)
+
+
 # --- of the cluster -----------------------------------------------------------------------------------------
 
 
 def _kube(before: Sequence[str]) -> Kubectl:
     """With the cluster that the line so far means."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words = list(before)
+    if words and words[-1].startswith("-"):
+        words.pop()  # it is this one's value that is asked for
+    parser = _Quiet(add_help=False, allow_abbrev=False)
     app.cluster_options(parser)
-    given, _ = parser.parse_known_args(list(before))
+    given, _ = parser.parse_known_args(words)
     flags = [*app.connection(given), _PATIENCE]
     return Kubectl(flags, namespace=getattr(given, "namespace", None))
 
