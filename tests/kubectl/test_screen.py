@@ -102,22 +102,39 @@ def test_a_report_cannot_steer_the_terminal() -> None:
     assert "\x1b[2J" not in drawn
 
 
-def test_what_is_bad_is_said_first() -> None:
-    """A spent failure budget is told with its reason; a failed pod with its own."""
+STOPPED = """\
+orders · namespace shop · /data/orders.db
+● Stopped  1 failed, 0 may: pod orders-0: InsufficientSpace
+  ░░░░░░░░  0 of 1 pod in v2 · 1 failed · 1 blocked · OnRestart · suspended
+  Degraded FailureBudgetSpent
+
+POD       FORMAT   PHASE    GATE
+orders-0  v1 → v2  Refused  closed
+    InsufficientSpace: needs 3 GB. Make room"""
+
+
+def test_what_is_bad_is_said_first_and_once() -> None:
+    """A spent failure budget is told with the pod and its reason; the rest of it stands beside the pod alone."""
+    why = "pod orders-0: InsufficientSpace: needs 3 GB. Make room"
     status = rollout(
         "Stopped",
-        "1 failed, 0 may: pod orders-0: X: y",
-        conditions=[condition("Degraded", "True", "FailureBudgetSpent", "pod orders-0: X: y")],
+        f"1 failed, 0 may: {why}",
+        conditions=[condition("Degraded", "True", "FailureBudgetSpent", why)],
+        failed=1,
+        blocked=1,
     )
     failed = state(
-        "orders-0", "Refused", reason="InsufficientSpace", message="needs 3 GB", gate="Closed"
+        "orders-0",
+        "Refused",
+        reason="InsufficientSpace",
+        message="needs 3 GB. Make room",
+        gate="Closed",
     )
-    drawn = screen.screen(
-        [overview(body(status=status), [failed], [pod("orders-0")])], Look(width=100), NOW
-    )
-    assert "● Stopped  1 failed, 0 may" in drawn
-    assert "  Degraded FailureBudgetSpent: pod orders-0: X: y" in drawn
-    assert "    InsufficientSpace: needs 3 GB" in drawn
+    steered = {"suspended": True, "strategy": "OnRestart"}
+    found = overview(body(status=status, spec__rollout=steered), [failed], [pod("orders-0")])
+    assert screen.screen([found], Look(width=75), NOW) == STOPPED
+    coloured = screen.screen([found], Look(width=75, color=True), NOW)
+    assert strip(coloured) == STOPPED
 
 
 def test_a_glob_is_counted_and_its_failures_told() -> None:

@@ -20,6 +20,7 @@ _LEVELS: Final = (
     (0, False, False, False),
 )
 _TOTAL_BAR: Final = 24
+_SHORTEST_BAR: Final = 6
 Row = tuple[str, str, str, str, str, str]
 
 #: What a phase of a pod, or of a rollout, looks like.
@@ -73,7 +74,9 @@ def _head(found: Overview, look: Look) -> Iterator[str]:
     painted = style(found.phase)
     lead = f"{look.paint(look.dot, *painted)} {look.paint(phase, *painted)}"
     stale = found.phase and found.observed < found.generation
-    text = "the controller has not seen the newest spec yet" if stale else found.message
+    text = (
+        "the controller has not seen the newest spec yet" if stale else _short(found, found.message)
+    )
     plain = f"  {phase}  {text}"
     if text and len(plain) <= look.width:
         yield f"{lead}  {text}"
@@ -83,6 +86,14 @@ def _head(found: Overview, look: Look) -> Iterator[str]:
             yield from look.wrap(text, 2)
     yield "  " + _total(found, look)
     yield from _conditions(found, look)
+
+
+def _short(found: Overview, text: str) -> str:
+    """Without what a pod says itself, further down."""
+    for place in found.places:
+        if place.message:
+            text = text.replace(f": {place.message}", "")
+    return text
 
 
 def _total(found: Overview, look: Look) -> str:
@@ -96,9 +107,11 @@ def _total(found: Overview, look: Look) -> str:
     backups = sum(place.backup is not None for place in found.places)
     words += [f"backups on {backups}"] if backups else []
     words += [] if found.strategy == "RollingRestart" else [found.strategy]
-    words += [look.paint("suspended", "yellow")] if found.suspended else []
-    bar = look.paint(look.bar(share, _TOTAL_BAR), "green" if share >= 1 else "cyan")
-    return f"{bar}  {look.sep.join(words)}"
+    words += ["suspended"] if found.suspended else []
+    said = look.sep.join(words)
+    room = max(_SHORTEST_BAR, min(_TOTAL_BAR, look.width - len(said) - 4))
+    bar = look.paint(look.bar(share, room), "green" if share >= 1 else "cyan")
+    return f"{bar}  {said.replace('suspended', look.paint('suspended', 'yellow'))}"
 
 
 def _share(place: Place) -> float:
@@ -117,10 +130,12 @@ def _share(place: Place) -> float:
 def _conditions(found: Overview, look: Look) -> Iterator[str]:
     """Those that say more than the phase."""
     status, reason, message = found.condition("Degraded")
-    if status == "True":
-        yield from _labelled(look, f"Degraded {reason}", message, "red", "bold")
+    if status == "True" and message in found.message:
+        yield "  " + look.paint(f"Degraded {reason}", "red", "bold")
+    elif status == "True":
+        yield from _labelled(look, f"Degraded {reason}", _short(found, message), "red", "bold")
     elif reason == "WithinFailureBudget":
-        yield from _labelled(look, "Within the failure budget", message, "yellow")
+        yield from _labelled(look, "Within the failure budget", _short(found, message), "yellow")
     status, reason, message = found.condition("Ready")
     if status == "False" and reason == "SidecarMissing":
         yield from _labelled(look, "Not ready", message, "yellow")
