@@ -26,7 +26,8 @@ orders-0           v1 → v2  RestartRequired                                   
 orders-1           v1 → v2  Converting       ██████░░░░░░░░  48% building                           closed
 orders-2           v2       Converted                                      2 x 31.6 MB, 2m, pinned  open
 orders-3           -        NoSidecar
-    no sidecar for this StorageFormat: add it to the pod's template (docs/install.md)
+    no sidecar for this StorageFormat: annotate the pod's template with storageformat.dev/inject: orders
+    (docs/install.md)
 orders-5 (no pod)  v2       Converted"""
 NARROW = """\
 POD                FORMAT   PHASE            PROGRESS       BACKUPS
@@ -35,8 +36,8 @@ orders-0           v1 → v2  RestartRequired
 orders-1           v1 → v2  Converting       ███░░░░░  48%
 orders-2           v2       Converted                       2 x 31.6 MB, pinned
 orders-3           -        NoSidecar
-    no sidecar for this StorageFormat: add it to the pod's template
-    (docs/install.md)
+    no sidecar for this StorageFormat: annotate the pod's template with
+    storageformat.dev/inject: orders (docs/install.md)
 orders-5 (no pod)  v2       Converted"""
 
 
@@ -174,6 +175,17 @@ def test_what_kubernetes_says_is_told_where_no_sidecar_can() -> None:
     drawn = screen.screen([overview(body(), [], [stuck, homeless])], Look(width=100), NOW)
     assert "container storageformat: ImagePullBackOff m" in drawn
     assert "not scheduled: 0/1 nodes" in drawn
+
+
+def test_a_pod_that_the_webhook_has_missed_is_told() -> None:
+    """It asks for the sidecar and has none: its template is right, and a restart is all that it takes."""
+    missed = pod("orders-0", sidecar=False)
+    missed["metadata"]["annotations"] = {
+        "storageformat.dev/inject": "users, orders=/data/orders.db"
+    }
+    (place,) = overview(body(), [], [missed]).places
+    assert place.phase == "NoSidecar"
+    assert "kubectl delete pod orders-0" in place.message
 
 
 def test_a_report_of_the_pod_before_is_not_this_ones() -> None:

@@ -24,7 +24,7 @@ from format_operator.kubectl.problems import REFUSED, Problem
 from format_operator.kubectl.redact import Redactor
 from format_operator.kubectl.terminal import Look, size
 
-_CONTROLLER: Final = {"labelSelector": "app.kubernetes.io/component=controller"}
+_CONTROLLER: Final = {"labelSelector": "app.kubernetes.io/component in (controller,webhook)"}
 _LOG_LINES: Final = {"timestamps": "true", "tailLines": "20000"}
 #: Asked in the sidecar itself: pods' ports need not be reachable from where this runs.
 _SCRAPE: Final = (
@@ -110,7 +110,8 @@ def collect(kube: Kubectl, name: str, system: str, *, parallel: int) -> _Bundle:
     _logs(bundle, kube, redactor, found, chosen)
     _of_pods(bundle, kube, redactor, found, parallel)
     bundle.attempt(
-        f"the controller in namespace {system}", lambda: _controller(bundle, kube, redactor, system)
+        f"controller and webhook in namespace {system}",
+        lambda: _controller(bundle, kube, redactor, system),
     )
     bundle.files["README.txt"] = _README.format(
         namespace=namespace,
@@ -230,7 +231,7 @@ def _of_pods(
 def _controller(bundle: _Bundle, kube: Kubectl, redactor: Redactor, system: str) -> None:
     pods, _ = kube.items("pods", system, _CONTROLLER)
     if not pods:
-        bundle.missing.append(f"the controller: no pod of it in namespace {system}")
+        bundle.missing.append(f"controller and webhook: no pod of them in namespace {system}")
     bundle.json("controller/pods.json", [redact.pod(one) for one in pods])
     for pod in pods:
         for status in (pod.get("status") or {}).get("containerStatuses") or ():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from format_operator.api import podspec
+from format_operator.api.injection import INJECT
 from format_operator.api.models import LabelSelector
 from format_operator.api.names import READS_ANNOTATION, parse_reads
 from format_operator.api.schema import InvalidObject, parse
@@ -198,9 +199,7 @@ def _place(name: str, pod: Object, state: Object | None) -> Place:
     sidecar = sidecar_of(spec, name)
     trouble = _trouble(metadata, status)
     if sidecar is None:
-        message = (
-            "no sidecar for this StorageFormat: add it to the pod's template (docs/install.md)"
-        )
+        message = _without_sidecar(metadata, name)
         return Place(phase=NO_SIDECAR, message=message, **facts)
     container, path = sidecar
     facts |= {
@@ -217,6 +216,20 @@ def _place(name: str, pod: Object, state: Object | None) -> Place:
     if trouble and not reported["message"]:
         reported["message"] = trouble
     return Place(**facts, **reported)
+
+
+def _without_sidecar(metadata: Object, name: str) -> str:
+    annotation = (metadata.get("annotations") or {}).get(INJECT, "")
+    asked = {entry.partition("=")[0].strip() for entry in annotation.split(",")}
+    if name in asked:
+        return (
+            f"its annotation asks for the sidecar, but it was made while the webhook was not there: "
+            f"kubectl delete pod {metadata['name']} (docs/injection.md)"
+        )
+    return (
+        f"no sidecar for this StorageFormat: annotate the pod's template with {INJECT}: {name} "
+        "(docs/install.md)"
+    )
 
 
 def _left_behind(pod: str, state: Object) -> Place:

@@ -58,6 +58,10 @@ EVENTS: Final = frozenset(
         *("recovery failed", "reporting again", "serving metrics", "standing by", "state"),
         *("stopping", "synced", "the API server did not list everything"),
         *("the supervisor is gone", "waiting for the gate", "watch ended"),
+        # of the webhook
+        *("certificate made", "certificate shown", "CA bundle written", "certificate", "no review"),
+        *("serving the webhook", "cannot answer", "a part of the webhook died"),
+        *("asked in vain: the path is the last one known",),
         # of the supervisor
         *("cannot start the worker", "worker started", "worker ended", "worker hangs"),
         *("worker restarts",),
@@ -71,6 +75,7 @@ _FIELDS: Final = frozenset(
         *("kind", "lease", "level", "namespace", "node", "outcome", "path", "phase", "pid"),
         *("pod", "port", "reason", "rows", "seconds", "signal", "socket", "status"),
         *("storageformat", "told", "ts", "time", "trace", "conversion_id", "gate"),
+        *("valid_until", "configuration", "part"),
         # how many of each kind the controller has listed
         *("storageformats", "formatstates", "pods", "statefulsets", "deployments", "daemonsets"),
         *("replicasets", "persistentvolumeclaims"),
