@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -282,6 +283,23 @@ def test_undo_asks_on_a_terminal(plugin: Plugin, rollout: Rollout) -> None:
         assert process.returncode == code, said
         assert b"Set it back? [y/N]" in said
         assert target(rollout) == left
+
+
+def test_a_bundle_names_what_it_lacks(plugin: Plugin, tmp_path: Path) -> None:
+    """Pods that nothing runs give no log and no answer: each is named, and the rest is collected all the same."""
+    target_file = tmp_path / "bundle.tar.gz"
+    said = plugin.says("support-bundle", "orders", "-o", str(target_file))
+    with tarfile.open(target_file) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        (readme,) = [name for name in archive.getnames() if name.endswith("README.txt")]
+        content = archive.extractfile(readme)
+        assert content is not None
+        text = content.read().decode()
+    assert {"storageformat.json", "formatstates.json", "pods.json", "events.json"} <= names
+    assert {"status.txt", "versions.json"} <= names
+    for missing in ("metrics of orders-0", "inspect of orders-1", "controller and webhook"):
+        assert missing in text
+        assert missing in said
 
 
 # --- what cannot be done ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from format_operator.kubectl import redact
+from format_operator.kubectl import redact, redact_pods
 from format_operator.kubectl.redact import Redactor
 from tests.kubectl.scenes import Object, body, condition, pod, rollout, state
 
@@ -156,7 +156,7 @@ def test_nothing_of_a_pod_that_may_be_secret() -> None:
             "state": {"terminated": {"exitCode": 1, "reason": "Error", "message": CANARY}},
         }
     ]
-    told = redact.pod(made)
+    told = redact_pods.pod(made)
     assert CANARY not in json.dumps(told)
     (app,) = told["spec"]["containers"]
     assert [one["name"] for one in app["env"]] == ["PASSWORD", "KEY"]
@@ -243,7 +243,7 @@ def test_events_of_kubernetes_keep_their_text() -> None:
 
     def text(reason: str, component: str) -> str:
         made = {"reason": reason, "message": CANARY, "source": {"component": component}}
-        return str(redact.event(made)["message"])
+        return str(redact_pods.event(made)["message"])
 
     assert text("FailedScheduling", "default-scheduler") == CANARY
     assert text("Unhealthy", "kubelet") != CANARY

@@ -10,7 +10,7 @@ runs from a zip file with nothing installed beside it.
     screen, terminal  that as text (pure)
     watching          the same objects as the API server tells of their changes
     fleet             commands run in many sidecars at once
-    redact            what may leave the cluster in a support bundle (pure)
+    redact, redact_pods   what may leave the cluster in a support bundle (pure)
     status, plan, rollout, backups, logs, bundle, complete    one command each
 
 What never lives here: ``format_store``, kopf, the kubernetes client, anything a role needs; a decision about bytes. The

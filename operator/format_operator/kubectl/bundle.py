@@ -17,7 +17,7 @@ from typing import Any, Final
 from format_operator import __version__
 from format_operator.api.names import PLURAL_FORMATSTATES, PLURAL_STORAGEFORMATS
 from format_operator.api.podspec import option_values
-from format_operator.kubectl import fleet, gather, logs, redact, screen
+from format_operator.kubectl import fleet, gather, logs, redact_pods, screen
 from format_operator.kubectl.kube import Kubectl, Object
 from format_operator.kubectl.overview import Overview, Place, overview
 from format_operator.kubectl.problems import REFUSED, Problem
@@ -128,7 +128,7 @@ def _objects(
 ) -> None:
     safe_body = redactor.storageformat(body)
     safe_states = [redactor.formatstate(one) for one in states]
-    safe_pods = [redact.pod(one) for one in pods]
+    safe_pods = [redact_pods.pod(one) for one in pods]
     bundle.json("storageformat.json", safe_body)
     bundle.json("formatstates.json", safe_states)
     bundle.json("pods.json", safe_pods)
@@ -146,7 +146,7 @@ def _events(bundle: _Bundle, kube: Kubectl, namespace: str, names: set[str]) -> 
         if (one.get("involvedObject") or {}).get("kind") in kinds
         and one["involvedObject"].get("name") in names
     ]
-    bundle.json("events.json", [redact.event(one) for one in own])
+    bundle.json("events.json", [redact_pods.event(one) for one in own])
 
 
 def _versions(bundle: _Bundle, kube: Kubectl, states: list[Object], pods: list[Object]) -> None:
@@ -232,7 +232,7 @@ def _controller(bundle: _Bundle, kube: Kubectl, redactor: Redactor, system: str)
     pods, _ = kube.items("pods", system, _CONTROLLER)
     if not pods:
         bundle.missing.append(f"controller and webhook: no pod of them in namespace {system}")
-    bundle.json("controller/pods.json", [redact.pod(one) for one in pods])
+    bundle.json("controller/pods.json", [redact_pods.pod(one) for one in pods])
     for pod in pods:
         for status in (pod.get("status") or {}).get("containerStatuses") or ():
             lives = [False, *([True] if (status.get("lastState") or {}).get("terminated") else [])]

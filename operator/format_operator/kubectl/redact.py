@@ -13,8 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from format_operator.api import podspec
-from format_operator.api.names import GROUP
+from format_operator.kubectl.redact_pods import copied, identity, withheld
 
 Object = Mapping[str, Any]
 
@@ -31,16 +30,6 @@ _SAFE_REASONS: Final = frozenset(
         *("Restarting", "Arming", "Soaking", "WaitingForWorkload", "WaitingForRestart"),
     }
 )
-#: What Kubernetes tells of pods with these reasons is about nodes, images and volumes.
-_SAFE_EVENTS: Final = frozenset(
-    {
-        *("Scheduled", "FailedScheduling", "Pulling", "Pulled", "Created", "Started", "Killing"),
-        *("SuccessfulAttachVolume", "FailedAttachVolume", "TaintManagerEviction", "Evicted"),
-        *("SandboxChanged", "Preempted", "NodeNotReady", "BackOff"),
-    }
-)
-#: And what the controller tells with these is about pods and counts.
-_SAFE_OWN_EVENTS: Final = frozenset({"PodConverted", "PodEvicted", "TargetChanged", "Recovered"})
 #: What our processes log, without the fields; a line that begins otherwise is somebody else's.
 EVENTS: Final = frozenset(
     {
@@ -103,11 +92,6 @@ _SAFE_LABELS: Final = frozenset(
 )
 
 
-def withheld(text: object) -> str:
-    """In a text's place."""
-    return f"(withheld: {len(str(text))} characters)"
-
-
 class Redactor:
     """Redacts everything of one StorageFormat, so that the same table or file gets the same number throughout."""
 
@@ -129,7 +113,7 @@ class Redactor:
         kept |= {"rollout": spec["rollout"]} if "rollout" in spec else {}
         kept["formats"] = [self.format(one) for one in spec.get("formats") or ()]
         rollout = status.get("rollout") or {}
-        told = _copied(
+        told = copied(
             status,
             *("observedGeneration", "targetHash", "pods", "converted", "pending", "failed"),
             *("blocked", "backups"),
@@ -145,12 +129,12 @@ class Redactor:
                 "phase": phase,
                 "message": self._message(phase, rollout.get("message")),
             }
-        return {**_identity(body), "spec": kept, "status": told}
+        return {**identity(body), "spec": kept, "status": told}
 
     def formatstate(self, body: Object) -> dict[str, Any]:
         """A FormatState without free text."""
         status = body.get("status") or {}
-        told = _copied(
+        told = copied(
             status,
             *("podName", "podUID", "nodeName", "observedGeneration", "targetHash", "phase"),
             *("reason", "progress", "backup", "armedFor", "gate", "restartRequired"),
@@ -163,7 +147,7 @@ class Redactor:
             told["message"] = self._message(status.get("reason"), status["message"])
         databases = status.get("databases")
         if databases:
-            told["databases"] = _copied(databases, "total", "converted", "pending", "failed")
+            told["databases"] = copied(databases, "total", "converted", "pending", "failed")
             told["databases"]["firstFailures"] = [
                 {
                     "database": self.path(str(one.get("database", ""))),
@@ -174,32 +158,30 @@ class Redactor:
             ]
         recovery, conversion = status.get("lastRecovery"), status.get("lastConversion")
         if recovery:
-            told["lastRecovery"] = _copied(recovery, "at", "outcome", "conversionID")
+            told["lastRecovery"] = copied(recovery, "at", "outcome", "conversionID")
         if conversion:
-            told["lastConversion"] = _copied(
+            told["lastConversion"] = copied(
                 conversion,
                 *("at", "result", "rows", "bytesBefore", "bytesAfter", "durationSeconds"),
                 "conversionID",
             ) | {key: self._format_name(conversion.get(key)) for key in ("from", "to")}
         told["conditions"] = [self._condition(one) for one in status.get("conditions") or ()]
-        return {**_identity(body), "spec": body.get("spec") or {}, "status": told}
+        return {**identity(body), "spec": body.get("spec") or {}, "status": told}
 
     def format(self, body: Object) -> dict[str, Any]:
         """A format's parts: parameters, the numbers of migrations, no SQL."""
-        kept = _copied(body, "name")
+        kept = copied(body, "name")
         rows, file = body.get("sqlitedict"), body.get("sqlite")
         if isinstance(rows, Mapping):
-            kept["sqlitedict"] = _copied(
+            kept["sqlitedict"] = copied(
                 rows, "keyEncoding", "valueCodec", "compression", "sharedReferences"
             )
             if rows.get("tables"):
                 kept["sqlitedict"]["tables"] = [self.table(str(one)) for one in rows["tables"]]
         if isinstance(file, Mapping):
-            kept["sqlite"] = _copied(
-                file, "pageSize", "autoVacuum", "journalMode", "migrationsFrom"
-            )
+            kept["sqlite"] = copied(file, "pageSize", "autoVacuum", "journalMode", "migrationsFrom")
             kept["sqlite"]["migrations"] = [
-                _copied(one, "number", "name")
+                copied(one, "number", "name")
                 | {key: withheld(one[key]) for key in ("sql", "down", "checks") if one.get(key)}
                 for one in file.get("migrations") or ()
             ]
@@ -209,10 +191,10 @@ class Redactor:
         """What ``storageformat inspect -o json`` tells of a database."""
         if "error" in body:
             error = body["error"]
-            return {"error": _copied(error, "reason", "exitCode")}
+            return {"error": copied(error, "reason", "exitCode")}
         marker = body.get("marker")
         return {
-            **_copied(body, "state", "size", "journalMode", "pageSize", "pending"),
+            **copied(body, "state", "size", "journalMode", "pageSize", "pending"),
             "path": self.path(str(body.get("path", ""))),
             "tables": [
                 {"name": self.table(str(one.get("name"))), "rows": one.get("rows")}
@@ -220,12 +202,12 @@ class Redactor:
             ],
             "format": self.format(body["format"]) if body.get("format") else None,
             "marker": (
-                _copied(marker, "markerVersion", "conversion", "convertedAt", "tool")
+                copied(marker, "markerVersion", "conversion", "convertedAt", "tool")
                 if isinstance(marker, Mapping)
                 else None
             ),
             "backups": [
-                _copied(
+                copied(
                     one,
                     *(
                         "conversionID",
@@ -285,7 +267,7 @@ class Redactor:
         return self._numbers.setdefault((kind, name), len(own) + 1)
 
     def _condition(self, body: Object) -> dict[str, Any]:
-        kept = _copied(body, "type", "status", "reason", "lastTransitionTime", "observedGeneration")
+        kept = copied(body, "type", "status", "reason", "lastTransitionTime", "observedGeneration")
         return kept | {"message": self._message(body.get("reason"), body.get("message"))}
 
     def _format_name(self, name: object) -> str | None:
@@ -369,126 +351,3 @@ def _traceback_line(line: str) -> str:
         module = _MODULES.fullmatch(frame["file"])
         return f'  File "{module[1] if module else "(elsewhere)"}", line {frame["line"]}, in {frame["name"]}'
     return withheld(line)
-
-
-def pod(body: Object) -> dict[str, Any]:
-    """A pod: what runs where with which volumes; no values of variables, no command lines but ours."""
-    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
-    ours = {container["name"] for container, _ in podspec.sidecars(spec)} | podspec.gates(spec)
-    kept = _copied(
-        spec,
-        *("nodeName", "restartPolicy", "serviceAccountName", "terminationGracePeriodSeconds"),
-        *("priorityClassName", "schedulerName", "automountServiceAccountToken", "securityContext"),
-    )
-    for kind in ("initContainers", "containers"):
-        kept[kind] = [_container(one, ours) for one in spec.get(kind) or ()]
-    kept["volumes"] = [_volume(one) for one in spec.get("volumes") or ()]
-    told = _copied(status, "phase", "qosClass", "startTime", "podIP", "hostIP", "reason")
-    told["conditions"] = [
-        _copied(one, "type", "status", "reason", "lastTransitionTime")
-        for one in status.get("conditions") or ()
-    ]
-    for kind in ("initContainerStatuses", "containerStatuses"):
-        told[kind] = [_container_status(one) for one in status.get(kind) or ()]
-    identity = _identity(body)
-    identity["metadata"]["ownerReferences"] = [
-        _copied(one, "kind", "name", "uid", "controller")
-        for one in metadata.get("ownerReferences") or ()
-    ]
-    return {**identity, "spec": kept, "status": told}
-
-
-def event(body: Object) -> dict[str, Any]:
-    """An event: what happened to what; its text where its reason says that Kubernetes made it."""
-    source = body.get("source") or {}
-    about = body.get("involvedObject") or {}
-    reason = body.get("reason")
-    kubernetes = source.get("component") in {"default-scheduler", "kubelet"} or str(
-        source.get("component", "")
-    ).endswith("-controller")
-    own = source.get("component") == "storageformat-controller"
-    safe = reason in _SAFE_OWN_EVENTS if own else kubernetes and reason in _SAFE_EVENTS
-    text = str(body.get("message") or "")
-    return {
-        **_copied(body, "type", "reason", "count", "firstTimestamp", "lastTimestamp", "eventTime"),
-        "involvedObject": _copied(about, "kind", "name", "fieldPath"),
-        "source": _copied(source, "component", "host"),
-        "message": text if safe else withheld(text),
-    }
-
-
-def _identity(body: Object) -> dict[str, Any]:
-    metadata = body["metadata"]
-    kept = _copied(
-        metadata,
-        *("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp"),
-        *("deletionTimestamp", "labels", "finalizers"),
-    )
-    kept["annotations"] = {
-        key: value if key.startswith(f"{GROUP}/") else withheld(value)
-        for key, value in (metadata.get("annotations") or {}).items()
-    }
-    return {**_copied(body, "apiVersion", "kind"), "metadata": kept}
-
-
-def _container(body: Object, ours: Iterable[str]) -> dict[str, Any]:
-    kept = _copied(
-        body,
-        *("name", "image", "imagePullPolicy", "ports", "resources", "restartPolicy"),
-        *("securityContext", "volumeMounts", "workingDir"),
-    )
-    for key in ("command", "args"):
-        if key in body:
-            kept[key] = body[key] if body["name"] in ours else withheld(body[key])
-    kept["env"] = [
-        {"name": one.get("name"), "valueFrom": _source(one["valueFrom"])}
-        if "valueFrom" in one
-        else {"name": one.get("name"), "value": withheld(one.get("value", ""))}
-        for one in body.get("env") or ()
-    ]
-    for key in ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "envFrom"):
-        if key in body:
-            kept[key] = withheld(body[key])
-    return kept
-
-
-def _source(body: Object) -> dict[str, Any]:
-    """Where a variable's value is from: names, never the value."""
-    return {
-        kind: _copied(one, "name", "key", "fieldPath", "resource", "optional")
-        for kind, one in body.items()
-        if isinstance(one, Mapping)
-    }
-
-
-_VOLUMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "persistentVolumeClaim": ("claimName", "readOnly"),
-    "emptyDir": ("medium", "sizeLimit"),
-    "configMap": ("name", "optional"),
-    "secret": ("secretName", "optional"),
-    "hostPath": ("path", "type"),
-    "csi": ("driver", "readOnly"),
-}
-
-
-def _volume(body: Object) -> dict[str, Any]:
-    kept: dict[str, Any] = _copied(body, "name")
-    for kind, value in body.items():
-        if kind != "name":
-            known = _VOLUMES.get(kind, ())
-            kept[kind] = _copied(value, *known) if isinstance(value, Mapping) else {}
-    return kept
-
-
-def _container_status(body: Object) -> dict[str, Any]:
-    kept = _copied(body, "name", "image", "imageID", "ready", "started", "restartCount")
-    for key in ("state", "lastState"):
-        kept[key] = {
-            phase: _copied(value, "reason", "exitCode", "signal", "startedAt", "finishedAt")
-            for phase, value in (body.get(key) or {}).items()
-        }
-    return kept
-
-
-def _copied(body: Object, *keys: str) -> dict[str, Any]:
-    return {key: body[key] for key in keys if key in body}
