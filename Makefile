@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)/devtools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proof bench bench-cluster bench-scale audit dist reproducible cluster cluster-down plugin
+.PHONY: help demo test lint docs docs-serve proof bench bench-cluster bench-scale audit dist reproducible cluster cluster-down plugin
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,12 @@ lint: ## style, types, import contracts, generated manifests
 	$(RUN) --group dev python -m format_operator.manifests --check deploy
 	$(RUN) --group dev python -m chartdocs --check charts/storageformat-operator
 	$(RUN) --group dev zizmor --offline --quiet .github
+
+docs: ## the documentation's site, in build/docs/site; a warning or a link that leads nowhere is an error
+	$(RUN) --group docs python -m docsite build
+
+docs-serve: ## the same at http://127.0.0.1:8000, following what you write; ARGS="--address 0.0.0.0:8080"
+	$(RUN) --group docs python -m docsite serve $(ARGS)
 
 proof: ## every proof that nothing is lost, in its long form; ARGS="--only histories" for some
 	$(RUN) --group test python -m tests.proof $(ARGS)
