@@ -1,56 +1,94 @@
-"""What the README tells a person to type, typed."""
+"""What the tutorial and the README tell a person to type, typed."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from cluster import Cluster
 from cluster.images import PRODUCT
 from controlplane import find_kubectl
 from tests.cluster.shop import UID
+from tests.support.shown import Command, consoles, differs
 
 ROOT = Path(__file__).parents[2]
-#: What the README's `docker build` calls the image, as a node's runtime has it.
+#: What the `docker build` of both calls the image, as a node's runtime has it.
 IMAGE = "docker.io/library/storageformat-operator:0.1.0"
 
 
-def commands() -> list[str]:
-    """The lines of "Install on your cluster"."""
+def tutorial() -> list[Command]:
+    """The tutorial's commands, each with what is shown below it."""
+    return consoles((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
+
+
+def test_the_tutorial_begins_with_the_readmes_commands() -> None:
+    """Whatever stands below "Install on your cluster" in the README is typed in the tutorial, in the same order."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text[text.index("## Install on your cluster") :]
     (block,) = re.findall(r"```console\n(.*?)```", section, re.DOTALL)[:1]
-    return [line.removeprefix("$ ") for line in block.splitlines()]
+    readme = [line.removeprefix("$ ") for line in block.splitlines()]
+    typed = iter(one.line for one in tutorial())
+    assert readme
+    for line in readme:
+        assert line in typed, f"the tutorial does not type it, or not here: {line}"
 
 
-def test_the_readme_works_as_written(another_cluster: Cluster, tmp_path: Path) -> None:
-    """Its lines, one after the other, in an empty cluster: at the end everything is converted."""
-    cluster = another_cluster
-    cluster.runtime.tag(PRODUCT, IMAGE)
-    for ordinal in range(3):
-        cluster.volume("default", f"data-orders-{ordinal}", uid=UID)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "kubectl").symlink_to(find_kubectl())
-    (programs / "helm").symlink_to(cluster.binaries.path("helm"))
-    environment = cluster.environment()
-    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
-    said = ""
-    for command in commands():
+class Terminal:
+    """A shell in the repository's root, with kubectl and helm, whose default cluster is this one."""
+
+    def __init__(self, cluster: Cluster, programs: Path) -> None:
+        self._cluster = cluster
+        (programs / "kubectl").symlink_to(find_kubectl())
+        (programs / "helm").symlink_to(cluster.binaries.path("helm"))
+        self._environment = cluster.environment()
+        self._environment["PATH"] = f"{programs}{os.pathsep}{self._environment['PATH']}"
+
+    def type(self, command: Command) -> None:
+        """It prints what is shown, and fails exactly if that is the API server's refusal."""
         done = subprocess.run(
-            shlex.split(command),
+            ["/bin/bash", "-c", command.line],
             cwd=ROOT,
-            env=environment,
+            env=self._environment,
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=400,
         )
-        assert done.returncode == 0, (
-            f"{command}\n{done.stdout}{done.stderr}{cluster.describe('default')}"
-        )
-        said = done.stdout
-    assert len(re.findall(r"orders\.orders-\d +Converted +v2 +v2", said)) == 3, said
+        said = done.stdout + done.stderr
+        wrong = differs(command.shown, said)
+        if (done.returncode != 0) is not (" is invalid: " in command.shown) or wrong is not None:
+            state = self._cluster.describe("default")
+            raise AssertionError(f"{command.line}: {done.returncode}\n{wrong}\n{said}{state}")
+
+
+def troubleshooting() -> list[Command]:
+    """The commands of that page; what would change something is asked of the server only."""
+    page = consoles((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
+    return [
+        Command(one.line + (" --dry-run=server" if " patch " in one.line else ""), one.shown)
+        for one in page
+        if "--previous" not in one.line  # nothing has crashed
+    ]
+
+
+# Two rollouts of three pods, an installation and its end, on a machine that has other things to do.
+@pytest.mark.timeout(900)
+def test_the_tutorial_works_as_written(another_cluster: Cluster, tmp_path: Path) -> None:
+    """Its commands, one after the other, in an empty cluster, print what the page shows.
+
+    Before it is cleaned up, every command of the page about troubleshooting works, too.
+    """
+    another_cluster.runtime.tag(PRODUCT, IMAGE)
+    for ordinal in range(3):
+        another_cluster.volume("default", f"data-orders-{ordinal}", uid=UID)
+    terminal = Terminal(another_cluster, tmp_path)
+    typed, others = tutorial(), troubleshooting()
+    assert len(typed) > 15
+    assert len(others) > 15
+    clean_up = next(at for at, one in enumerate(typed) if one.line.startswith("kubectl delete"))
+    for one in (*typed[:clean_up], *others, *typed[clean_up:]):
+        terminal.type(one)
