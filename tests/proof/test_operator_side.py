@@ -51,3 +51,17 @@ def test_wrong_answers_to_the_controller(control_plane: ControlPlane, tmp_path: 
     with ControllerStage(control_plane, tmp_path / "controller", name()) as stage:
         results = [stage.play(case) for case in tried]
     assert [one for one in results if one.lost or not one.met] == []
+
+
+def test_a_conflict_that_is_none(control_plane: ControlPlane, tmp_path: Path) -> None:
+    """Where a write is refused for what is not so, or answered by whatever, nothing else would ever tell the controller: it looks,
+    and tries again."""
+    tried = [
+        Case("patch formatstates", Fault.CONFLICT),
+        Case("create pods/eviction", Fault.CONFLICT),
+        Case("create pods/eviction", Fault.NOTHING),
+        Case("patch storageformats/status", Fault.CONFLICT, times=None, seconds=2.5),
+    ]
+    with ControllerStage(control_plane, tmp_path / "controller", name()) as stage:
+        results = [stage.play(case) for case in tried]
+    assert [one for one in results if one.lost or not one.met] == []

@@ -158,7 +158,10 @@ class ClusterApi:
             "deleteOptions": {"preconditions": {"uid": uid}},
         }
         path = f"{_path('pods', namespace, name)}/eviction"
-        await self._request("create", "pods/eviction", "POST", path, body=body)
+        said = await self._request("create", "pods/eviction", "POST", path, body=body)
+        if said.get("status") != "Success":
+            # Perhaps it was done: with that UID it can be asked for again.
+            raise Unavailable(f"create pods/eviction {path}", "the answer is not that it was done")
 
     async def create_event(self, namespace: str, body: Object) -> None:
         """Post an event."""

@@ -82,12 +82,10 @@ class Effects:
             written = await self._api.patch_formatstate(
                 state.name, state.namespace, state.resource_version, spec
             )
-        except Conflict:
-            # The sidecar reported meanwhile: the watch brings that, and it is decided anew.
+        except (Conflict, Gone) as error:
+            # The sidecar reported meanwhile, or it is another one: it is decided anew.
             log.debug("formatstate changed meanwhile", formatstate=state.name)
-            return
-        except Gone:
-            self._cache.gone(PLURAL_FORMATSTATES, state)
+            await self._look(PLURAL_FORMATSTATES, state, error, version=state.resource_version)
             return
         self._cache.answered(PLURAL_FORMATSTATES, written)
         if permit != state.permit:
@@ -131,9 +129,9 @@ class Effects:
             self._metrics.evicted(key, "refused")
             log.info("eviction waits", pod=pod.name, why=error.message)
             return False
-        except (Gone, Conflict):
-            # That pod is no more; the watch says what is there instead.
-            self._cache.gone("pods", pod)
+        except (Gone, Conflict) as error:
+            # That pod is no more.
+            await self._look("pods", pod, error)
             self._metrics.evicted(key, "gone")
             return True
         except RequestFailed:
@@ -147,6 +145,25 @@ class Effects:
             Event("Normal", "PodEvicted", f"pod {pod.name}: {eviction.message}"),
         )
         return True
+
+    async def _look(
+        self, plural: str, fact: Pod | State, error: RequestFailed, *, version: str = ""
+    ) -> None:
+        """See whether an object really is another, or gone, as a 404 or 409 says: nothing else might tell, ever.
+
+        Raises ``error`` where it is as it was known: of that uid, and of that version where one is given.
+        """
+        try:
+            body = await self._api.get(plural, fact.namespace, fact.name)
+        except Gone:
+            self._cache.gone(plural, fact)
+            return
+        metadata = body["metadata"]
+        if metadata["uid"] == fact.uid and version in {"", metadata["resourceVersion"]}:
+            raise error
+        if metadata["uid"] != fact.uid:
+            self._cache.gone(plural, fact)
+        self._cache.put(plural, body)
 
     async def _is_current(self, storageformat: str, pod: Pod) -> bool:
         """Whether the pod's FormatState still is the one that was decided on."""
@@ -181,7 +198,14 @@ class Effects:
         try:
             written = await self._api.patch_storageformat_status(name, namespace, uid, patch)
         except (Conflict, Gone):
-            return  # deleted, or made anew, meanwhile
+            # Deleted, or made anew, meanwhile: the watch says so. Or not, and then nothing else might.
+            try:
+                body = await self._api.get(PLURAL_STORAGEFORMATS, namespace, name)
+            except Gone:
+                return
+            if body["metadata"]["uid"] == uid:
+                raise
+            return
         self._cache.answered(PLURAL_STORAGEFORMATS, written)
 
     async def tell(self, storageformat: StorageFormat, event: Event) -> None:

@@ -31,6 +31,8 @@ _LAST_BACKOFF_SECONDS = 30.0
 _NAMESPACES_SECONDS = 10.0
 #: kopf gives what is left of it five seconds; with that it ends in less.
 _ENDING_SECONDS = 8.0
+#: TLS connections that were closed are closed for good a moment later (aiohttp, "Graceful Shutdown").
+_CLOSING_SECONDS = 0.25
 #: The task of kopf's that all watches belong to, by its name; when it has ended, kopf has.
 _WATCHES = "multidimensional multitasker"
 _PAUSE = "pause-waiter"
@@ -161,6 +163,7 @@ class KopfThread:
             self._stop = None
             for task in beside:
                 task.cancel()
+            await asyncio.sleep(_CLOSING_SECONDS)
 
     async def _look(self, insights: Any, stop: asyncio.Event) -> None:
         """End the attempt where kopf has asked what the API server has, and was told something else than that."""
