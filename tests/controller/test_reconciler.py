@@ -6,6 +6,8 @@ import asyncio
 from datetime import datetime
 from typing import Any
 
+import pytest
+
 from format_operator.controller.cache import Key, Watched
 from format_operator.controller.cluster import Waits
 from format_operator.controller.effects import Effects
@@ -128,3 +130,15 @@ def test_a_phase_alone_is_not_written_at_once() -> None:
     facts.scene = Scene(pods, states=[done(pods[0]), done(pods[1]), done(pods[2])])
     asyncio.run(one._pass(KEY))
     assert [said["rollout"]["phase"] for said in api.reported] == ["Arming", "Complete"]
+
+
+def test_events_in_an_outage_make_the_wait_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each retry that was waited for waits twice as long as the one before; what happened meanwhile does not count."""
+    clock = [100.0]
+    monkeypatch.setattr("format_operator.controller.reconciler.time.monotonic", lambda: clock[0])
+    one = reconciler_of(Budgeted())
+    waits = []
+    for later in (0.0, 0.25, 0.25, 0.5, 0.5, 1.5, 4.0):
+        clock[0] += later
+        waits.append(one._back_off(KEY))
+    assert waits == [1.0, 0.75, 0.5, 2.0, 1.5, 4.0, 8.0]

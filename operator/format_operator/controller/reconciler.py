@@ -56,7 +56,8 @@ class Reconciler:
         self._permit_seconds = permit_seconds
         self._resync = resync
         self._due: dict[Key, float] = {}
-        self._retries: dict[Key, float] = {}
+        #: How long the present wait is, and until when.
+        self._retries: dict[Key, tuple[float, float]] = {}
         self._written_at: dict[Key, float] = {}
         self._wake = asyncio.Event()
 
@@ -91,8 +92,7 @@ class Reconciler:
             again = await self._pass(key)
         except RequestFailed as error:
             self._metrics.reconcile_errors.inc()
-            again = self._retries.get(key, _FIRST_RETRY_SECONDS)
-            self._retries[key] = min(2 * again, _LAST_RETRY_SECONDS)
+            again = self._back_off(key)
             self._log.warning(
                 "cannot go on, trying again",
                 storageformat="/".join(key),
@@ -110,6 +110,16 @@ class Reconciler:
         if again is not None:
             due = time.monotonic() + again
             self._due[key] = min(due, self._due.get(key, due))
+
+    def _back_off(self, key: Key) -> float:
+        """In how many seconds to try again. What happens meanwhile is tried at once, and makes the wait no longer."""
+        now = time.monotonic()
+        wait, until = self._retries.get(key, (0.0, now))
+        if now >= until:
+            wait = min(max(2 * wait, _FIRST_RETRY_SECONDS), _LAST_RETRY_SECONDS)
+            until = now + wait
+            self._retries[key] = wait, until
+        return until - now
 
     async def _pass(self, key: Key) -> float | None:
         """One step; returns in how many seconds the next is due without anything happening."""
