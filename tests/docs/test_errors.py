@@ -20,7 +20,7 @@ STORE, CLUSTER = ((ROOT / page).read_text(encoding="utf-8") for page in messages
 NO_REASONS = frozenset({
     "Accept", "Always", "AndUnreadable", "Authorization", "Closed", "DaemonSet", "Date", "Deployment", "DoesNotExist",
     "Event", "Eviction", "Exists", "Failed", "In", "Lease", "Normal", "NotIn", "OnDelete", "Open", "Ready", "Recreate",
-    "RollingUpdate", "StatefulSet", "Succeeded", "True", "Warning",
+    "RollingUpdate", "StatefulSet", "Succeeded", "Success", "True", "Warning",
 })  # fmt: skip
 
 
