@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         unpin_backup,
         verify,
     )
+    from format_store.clock import new_conversion_id
     from format_store.failpoints import Failpoints
     from format_store.formats import Format, Marker
     from format_store.inspection import Inspection
@@ -69,6 +70,7 @@ _PUBLIC = {
     "delete_backup": "api",
     "inspect": "api",
     "list_backups": "api",
+    "new_conversion_id": "clock",
     "open_store": "store",
     "pin_backup": "api",
     "plan": "api",
@@ -103,6 +105,7 @@ __all__ = [
     "delete_backup",
     "inspect",
     "list_backups",
+    "new_conversion_id",
     "open_store",
     "pin_backup",
     "plan",

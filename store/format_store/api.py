@@ -16,7 +16,7 @@ from format_store import (
 )
 from format_store.abort import Abort
 from format_store.formats import Format
-from format_store.layout import Layout
+from format_store.layout import Layout, is_conversion_id
 from format_store.observer import Backup, Observer
 from format_store.results import Outcome, Result
 from format_store.run import DEFAULT_WORKER_MEMORY, Retention, Run, os_errors
@@ -39,6 +39,7 @@ def convert(
     openers_unchecked: bool = False,
     pickle_allow: Sequence[str] = (),
     worker_memory: int = DEFAULT_WORKER_MEMORY,
+    conversion_id: str | None = None,
     failpoints: _failpoints.Failpoints | None = None,
 ) -> Result:
     """Bring the database at ``path`` into ``target``, after recovering whatever an earlier run left.
@@ -47,13 +48,21 @@ def convert(
     ``retention`` says how long the pre-image is kept. ``openers_unchecked`` is the caller's word that nobody
     else opens the file, for filesystems without leases. ``pickle_allow`` names classes of the standard
     library (``datetime.datetime``) that pickled values may contain besides plain data.
-    ``worker_memory``: bytes of address space for each process that decodes values.
+    ``worker_memory``: bytes of address space for each process that decodes values. ``conversion_id``: one that
+    ``new_conversion_id`` made, for a caller that speaks of the conversion before it begins.
 
     Raises ``StoreError`` kinds (``format_store.errors`` draws the tree). Until the swap, and after every
     error but ``NeedsAttention``, the database is as it was.
     """
     from format_store import conversion
 
+    if conversion_id is not None and not is_conversion_id(conversion_id):
+        raise errors.UsageError(
+            f"{conversion_id!r} is no id of a conversion",
+            operation="convert",
+            path=path,
+            hint="Nothing was touched. Take one that new_conversion_id() made.",
+        )
     run = Run(
         Layout.of(path),
         observer or Observer(),
@@ -63,6 +72,7 @@ def convert(
         tuple(pickle_allow),
         worker_memory,
         retention,
+        conversion_id,
     )
     return conversion.convert(run, target, tuple(unmarked))
 

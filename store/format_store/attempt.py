@@ -52,7 +52,7 @@ def attempt(
             if __debug__:
                 run.failpoints.hit("settle.after")
             source = _note(run)
-        marker = Marker(target, clock.new_conversion_id(), clock.now(), VERSION, previous=present)
+        marker = Marker(target, run.new_id(), clock.now(), VERSION, previous=present)
         manifest = Manifest(
             conversion_id=marker.conversion_id,
             database=run.primary.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from format_store import clock, durable, errors, history, lease, recovery, situations, swap
+from format_store import durable, errors, history, lease, recovery, situations, swap
 from format_store import manifest as manifests
 from format_store.layout import WorkDirectory
 from format_store.manifest import Manifest
@@ -58,7 +58,7 @@ def give_up(
         result = "aborted" if isinstance(error, errors.Aborted | KeyboardInterrupt) else "failed"
         if isinstance(error, errors.TryAgain):
             result = "aborted"
-        identity = manifest.conversion_id if manifest else clock.new_conversion_id()
+        identity = manifest.conversion_id if manifest else run.new_id()
         restoring = manifest is not None and manifest.restores is not None
         history.record(
             run.layout, "restoration" if restoring else "conversion", identity,

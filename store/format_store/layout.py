@@ -30,6 +30,11 @@ SIBLING_SUFFIXES = ("-wal", "-shm", "-journal")
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
+def is_conversion_id(text: str) -> bool:
+    """Whether it has the form of ``clock.new_conversion_id``'s, and so may name a directory."""
+    return _ID.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class WorkDirectory:
     """One conversion's directory, under ``work/`` or ``backups/``."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from format_store import errors, failpoints
+from format_store import clock, errors, failpoints
 from format_store.abort import Abort
 from format_store.layout import Layout
 from format_store.observer import Observer
@@ -40,6 +40,12 @@ class Run:
     pickle_allow: Sequence[str] = ()
     worker_memory: int = DEFAULT_WORKER_MEMORY
     retention: Retention = Retention()
+    conversion_id: str | None = None
+    """What the caller calls the conversion already; None: it gets an id of its own."""
+
+    def new_id(self) -> str:
+        """The id of the conversion that begins."""
+        return self.conversion_id or clock.new_conversion_id()
 
     @property
     def primary(self) -> Path:

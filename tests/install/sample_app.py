@@ -28,6 +28,7 @@ from format_store import (
     delete_backup,
     inspect,
     list_backups,
+    new_conversion_id,
     open_store,
     pin_backup,
     plan,
@@ -103,6 +104,7 @@ def work() -> None:
         retention=Retention(retain_for=3600),
         observer=watching,
         abort=Abort(),
+        conversion_id=new_conversion_id(),
         failpoints=Failpoints(),
     )
     assert_type(result, Result)

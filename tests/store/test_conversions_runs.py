@@ -20,9 +20,11 @@ from format_store import (
     Outcome,
     Phase,
     Recovery,
+    Retention,
     convert,
     errors,
     history,
+    new_conversion_id,
     recover,
 )
 from format_store.engines.base import Job
@@ -107,6 +109,26 @@ def test_phases_and_progress(database: Path, target: Format) -> None:
     (created, backup), (deleted, same) = recorder.backups
     assert (created, deleted) == ("created", "deleted")
     assert backup.conversion_id == same.conversion_id == result.conversion_id
+
+
+def test_a_caller_may_name_the_conversion(database: Path) -> None:
+    """The id is that of the result, the history, the marker and the backup; the next conversion needs another."""
+    name = new_conversion_id()
+    result = convert(database, MSGPACK, retention=Retention(pinned=True), conversion_id=name)
+    assert result.conversion_id == name
+    assert result.backup is not None
+    assert result.backup.conversion_id == name
+    assert (marker_of(database) or {})["conversion"] == name
+    assert [entry["conversionID"] for entry in history.read(database).entries] == [name]
+    again = convert(database, MSGPACK, conversion_id=new_conversion_id())
+    assert (again.outcome, again.conversion_id) == (Outcome.UNCHANGED, None)
+
+
+@pytest.mark.parametrize("name", ["", "x", "../../etc", "20261123T104639Z-3f9a1c2b/..", "."])
+def test_an_id_that_is_none_is_refused(database: Path, name: str) -> None:
+    """It becomes a directory's name: nothing but an id of ours is taken, and nothing was touched."""
+    with unchanged(database.parent), pytest.raises(errors.UsageError, match="is no id"):
+        convert(database, MSGPACK, conversion_id=name)
 
 
 def test_nothing_to_do_is_told_as_well(database: Path) -> None:
