@@ -32,13 +32,15 @@ ENV UV_FROZEN=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_NO_DEV=1 \
     PYTHONOPTIMIZE=1
 
 COPY pyproject.toml uv.lock ./
-RUN /tools/bin/uv sync --quiet --extra operator --no-install-project \
+RUN /tools/bin/uv sync --quiet --extra operator --extra otel --no-install-project \
     && find /opt/storageformat/bin -type f -delete
 
 COPY devtools/image/precompile.py .
 # Said here alone: what uv runs to build a package would leave its own bytecode there.
 ARG PYCACHE=/opt/storageformat/bytecode
-RUN PYTHONPYCACHEPREFIX=${PYCACHE} /opt/storageformat/bin/python precompile.py kubernetes.aio
+RUN PYTHONPYCACHEPREFIX=${PYCACHE} /opt/storageformat/bin/python precompile.py kubernetes.aio \
+        opentelemetry.exporter.otlp.proto.http.trace_exporter \
+        opentelemetry.sdk.trace
 
 FROM dependencies AS build
 

@@ -20,6 +20,7 @@ from types import FrameType
 
 from format_operator import gate_protocol
 from format_operator.gate_protocol import Word
+from format_operator.runtime import lines
 
 _FIRST_RETRY_SECONDS = 0.05
 _LAST_RETRY_SECONDS = 0.5
@@ -44,15 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="wait for this StorageFormat's database only (repeatable; default: all of the sidecar's)",
     )
+    parser.add_argument(
+        "--log-format",
+        default=lines.TEXT,
+        choices=lines.STYLES,
+        help="lines for people, or one JSON object each (%(default)s)",
+    )
     arguments = parser.parse_args(argv)
     # PID 1 of a container has no default action for SIGTERM: without a handler nothing would happen.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)
-    wait(arguments.socket, tuple(arguments.database), _say)
+    say = _say_json if arguments.log_format == lines.JSON else _say
+    wait(arguments.socket, tuple(arguments.database), say)
     return 0
 
 
-def wait(path: str, databases: tuple[str, ...], say: Callable[[str], None]) -> None:
+def wait(path: str, databases: tuple[str, ...], say: Callable[[Word], None]) -> None:
     """Return when the sidecar at ``path`` has said "open"; everything else is told to ``say``."""
     said = ""
     retry = _FIRST_RETRY_SECONDS
@@ -66,7 +74,7 @@ def wait(path: str, databases: tuple[str, ...], say: Callable[[str], None]) -> N
                     word = gate_protocol.parse_word(line)
                     if str(word) != said:
                         said = str(word)
-                        say(said)
+                        say(word)
                     if word.is_open:
                         return
             problem = Word(
@@ -80,7 +88,7 @@ def wait(path: str, databases: tuple[str, ...], say: Callable[[str], None]) -> N
             )
         if str(problem) != said:
             said = str(problem)
-            say(said)
+            say(problem)
         time.sleep(retry)
         retry = min(retry * 2, _LAST_RETRY_SECONDS)
 
@@ -94,8 +102,20 @@ def _lines(connection: socket.socket) -> Iterator[bytes]:
             yield line
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
+def _say(word: Word) -> None:
+    sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {word}\n")
+    sys.stdout.flush()
+
+
+def _say_json(word: Word) -> None:
+    fields = {
+        "role": "gate",
+        "storageformat": word.database,
+        "reason": word.reason,
+        "message": word.message,
+    }
+    event = "gate open" if word.is_open else "gate closed"
+    sys.stdout.write(lines.as_json(time.time(), "info", event, fields) + "\n")
     sys.stdout.flush()
 
 

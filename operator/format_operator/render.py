@@ -18,6 +18,7 @@ import yaml
 from format_operator import __version__
 from format_operator.api.names import READS_ANNOTATION
 from format_operator.gate_protocol import DEFAULT_SOCKET
+from format_operator.runtime import lines
 from format_operator.settings import (
     DEFAULT_METRICS_PORT,
     DEFAULT_TOKEN_DIRECTORY,
@@ -40,6 +41,7 @@ DEFAULT_IMAGE: Final = f"storageformat-operator:{__version__}"
 _FLAGS: Final[Mapping[str, str]] = {
     "requests": "cpu-request, --memory-request",
     "limits": "cpu-limit, --memory-limit",
+    "variables": "env",
 }
 
 #: Comments by the line that they stand above, or (with a leading space) behind; the first such line only.
@@ -134,6 +136,8 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         parser.error("--sidecar-arg: the port is named with --metrics-port")
     if (settings.socket, settings.api.token_directory) != (DEFAULT_SOCKET, DEFAULT_TOKEN_DIRECTORY):
         parser.error("--sidecar-arg: socket and token are where the snippet's volumes are mounted")
+    if settings.log_format != lines.TEXT:
+        parser.error("--sidecar-arg: the log's format is named with --log-format, for the gate too")
     migrations, has_path, path = (arguments.migrations or "").partition(":")
     return SnippetOptions(
         image=arguments.image,
@@ -147,6 +151,8 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         metrics_port=arguments.metrics_port,
         requests=_quantities(arguments.cpu_request, arguments.memory_request),
         limits=_quantities(arguments.cpu_limit, arguments.memory_limit),
+        log_format=arguments.log_format,
+        variables=dict(_variables(parser, arguments.env)),
         sidecar_args=tuple(arguments.sidecar_arg),
         migrations=None if arguments.migrations is None else migrations,
         migrations_path=path if has_path else DEFAULT_MIGRATIONS_PATH,
@@ -156,6 +162,16 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 def _database_arguments(databases: Sequence[str]) -> Iterator[str]:
     for one in databases:
         yield from ("--database", one)
+
+
+def _variables(
+    parser: argparse.ArgumentParser, variables: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    for one in variables:
+        name, separator, value = one.partition("=")
+        if not separator:
+            parser.error(f"--env {one}: write NAME=VALUE")
+        yield name, value
 
 
 def _quantities(cpu: str | None, memory: str | None) -> dict[str, str]:
@@ -214,6 +230,19 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add("--cpu-limit", metavar="QUANTITY", help="of both containers (default: none)")
     add("--memory-limit", metavar="QUANTITY", help="of both containers (default: none)")
+    add(
+        "--log-format",
+        choices=lines.STYLES,
+        default=lines.TEXT,
+        help="of both containers: lines for people, or one JSON object each (%(default)s)",
+    )
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable of the sidecar, such as OTEL_EXPORTER_OTLP_ENDPOINT (repeatable)",
+    )
     add(
         "--sidecar-arg",
         action="append",

@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 from format_operator.api.names import MAX_STORAGEFORMAT_NAME, READS_ANNOTATION, parse_reads
 from format_operator.gate_protocol import DEFAULT_SOCKET
+from format_operator.runtime import lines
 
 DEFAULT_METRICS_PORT: Final = 9865
 DEFAULT_TOKEN_DIRECTORY: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 # a path
@@ -68,6 +69,7 @@ class SidecarSettings:
     pickle_allow: tuple[str, ...] = ()
     api: ApiServer = ApiServer()
     log_level: str = "info"
+    log_format: str = lines.TEXT
     supervisor_fd: int | None = None
 
     def current_reads(self) -> frozenset[str] | None:
@@ -134,6 +136,7 @@ def sidecar_settings(
         pickle_allow=tuple(given.pickle_allow),
         api=api_server(given),
         log_level=given.log_level,
+        log_format=given.log_format,
         supervisor_fd=given.supervisor_fd,
     )
 
@@ -194,9 +197,22 @@ def _sidecar_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         help="a class of the standard library that pickled values may hold (repeatable)",
     )
     add_api_options(parser)
-    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    add_log_options(parser)
     add("--supervisor-fd", type=int, help=argparse.SUPPRESS)
     return parser
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """How a process tells what it does, for every role that has a log."""
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    parser.add_argument(
+        "--log-format",
+        default=lines.TEXT,
+        choices=lines.STYLES,
+        help="lines for people, or one JSON object each (%(default)s)",
+    )
 
 
 def add_api_options(parser: argparse.ArgumentParser) -> None:

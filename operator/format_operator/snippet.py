@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from format_operator.api.names import READS_ANNOTATION
 from format_operator.gate_protocol import DEFAULT_SOCKET
+from format_operator.runtime import lines
 from format_operator.settings import DEFAULT_METRICS_PORT, DEFAULT_TOKEN_DIRECTORY
 
 SIDECAR: Final = "storageformat"
@@ -44,6 +45,8 @@ _IMAGE: Final = re.compile(r"[A-Za-z0-9][\w./:@-]*")
 _CONFIGMAP: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _QUANTITY: Final = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OUR_ENV: Final = ("POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "STORAGEFORMAT_READS")
 _MAX_ID: Final = 2**31 - 1
 #: An hour and a little: from one hour on the API server may hand out longer ones, the kubelet renews either.
 _TOKEN_SECONDS: Final = 3607
@@ -82,6 +85,10 @@ class SnippetOptions:
     metrics_port: int = DEFAULT_METRICS_PORT
     requests: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_REQUESTS))
     limits: Mapping[str, str] = field(default_factory=dict)
+    log_format: str = lines.TEXT
+    """Of both containers."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """More variables of the sidecar: where OpenTelemetry's collector is, for one."""
     sidecar_args: tuple[str, ...] = ()
     migrations: str | None = None
     """The ConfigMap that a format's ``migrationsFrom`` names the folder of."""
@@ -167,7 +174,7 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
         arguments += ["--database", f"{name}={path}"]
     if options.metrics_port != DEFAULT_METRICS_PORT:
         arguments += ["--metrics-port", str(options.metrics_port)]
-    arguments += options.sidecar_args
+    arguments += [*_log_arguments(options), *options.sidecar_args]
     migrations = {
         "name": MIGRATIONS_VOLUME,
         "mountPath": options.migrations_path,
@@ -187,6 +194,7 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
             _field("NODE_NAME", "spec.nodeName"),
             _field("STORAGEFORMAT_READS", f"metadata.annotations['{READS_ANNOTATION}']"),
             *(dict(variable) for variable in options.env),
+            *({"name": name, "value": _literal(value)} for name, value in options.variables.items()),
         ],
         "ports": [
             {
@@ -209,11 +217,15 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
 def _gate(options: SnippetOptions) -> dict[str, Any]:
     return {
         **_start(options, GATE),
-        "args": ["gate"],
+        "args": ["gate", *_log_arguments(options)],
         **_resources(GATE_REQUESTS, options.limits),
         "securityContext": _security(options, {"drop": ["ALL"]}),
         "volumeMounts": [{"name": RUN_VOLUME, "mountPath": _RUN_DIRECTORY}],
     }
+
+
+def _log_arguments(options: SnippetOptions) -> list[str]:
+    return [] if options.log_format == lines.TEXT else ["--log-format", options.log_format]
 
 
 def _start(options: SnippetOptions, name: str) -> dict[str, Any]:
@@ -278,6 +290,15 @@ def _check(options: SnippetOptions) -> None:
                 raise InvalidSnippet(
                     option, f"{resource}: {quantity!r} is no quantity, such as 50m or 128Mi"
                 )
+    if options.log_format not in lines.STYLES:
+        raise InvalidSnippet(
+            "log_format", f"{options.log_format!r} is none; write {' or '.join(lines.STYLES)}"
+        )
+    for name in options.variables:
+        if name in _OUR_ENV or not _VARIABLE.fullmatch(name):
+            raise InvalidSnippet(
+                "variables", f"{name!r} is the sidecar's own, or no name of an environment variable"
+            )
     sub_path = options.sub_path or ""
     if sub_path.startswith("/") or ".." in sub_path.split("/"):
         raise InvalidSnippet("sub_path", f"{sub_path!r} is not a relative path without '..'")

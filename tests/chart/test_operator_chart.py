@@ -92,12 +92,14 @@ class UniqueKeys(yaml.SafeLoader):
 def test_the_controller_is_started_as_it_expects(helm: Helm) -> None:
     """Arguments and environment are what the controller's own parser takes."""
     values = {"watchNamespaces": ["a", "b"], "logLevel": "debug", "metrics": {"port": 9000}}
+    values["logFormat"] = "json"
     one = container(helm.template(values | {"extraArgs": ["--permit-seconds=1200"]}))
     settings = controller_settings(one["args"][1:], {entry["name"]: "me" for entry in one["env"]})
     assert one["args"][0] == "controller"
     assert settings.namespaces == ("a", "b")
     assert (settings.lease, settings.lease_namespace, settings.identity) == (NAME, "me", "me")
     assert (settings.metrics_port, settings.log_level) == (9000, "debug")
+    assert settings.log_format == "json"
     assert settings.permit_seconds == 1200
     assert one["ports"] == [{"name": "metrics", "containerPort": 9000, "protocol": "TCP"}]
 

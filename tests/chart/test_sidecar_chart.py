@@ -35,6 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "requests": {"requests": {"memory": "64Mi"}},
     "migrations": {"migrations": "orders-v3.2"},
     "migrations elsewhere": {"migrations": "a", "migrations_path": "/etc/migrations"},
+    "json": {"log_format": "json", "sidecar_args": ("--permit-wait=60",)},
+    "variables": {"variables": {"A_B": "http://x:4318/$(C) '", "Z": "1"}},
     "arguments": {"sidecar_args": ("--permit-wait=60", "--log-level", "debug")},
     "odd": {
         "databases": {"a": '/data/$(HOME) "it\'s" {{x}}.db'},
@@ -99,6 +101,7 @@ def test_both_give_the_same(helm: Helm, consumer: Path, changes: dict[str, Any])
         ({"migrations": "a", "migrationsPath": "/data/m"}, "/data/m and /data overlap"),
         ({"migrations": "a", "migrationsPath": "/run"}, "/run and /run/storageformat overlap"),
         ({"migrationsPath": "/m"}, "migrationsPath: goes with migrations"),
+        ({"logFormat": "xml"}, "logFormat: xml is none; write text or json"),
         ({"runAsUsr": 1}, 'there is no option "runAsUsr"; there is databases, image'),
     ],
 )

@@ -129,6 +129,8 @@ def test_it_works_on_a_database(image: Image, tmp_path: Path) -> None:
         "format_operator.admission.app",
         "format_operator.sidecar.app",
         "kubernetes.aio",
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+        "opentelemetry.sdk.trace.export.in_memory_span_exporter",
     ],
 )
 def test_nothing_is_left_to_compile(image: Image, module: str) -> None:

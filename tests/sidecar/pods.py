@@ -139,9 +139,15 @@ class Pod:
         command = [*python("-m", "format_operator", "sidecar"), *self.arguments()]
         return self.start(command, "sidecar.log")
 
-    def gate(self, *names: str) -> Process:
+    def gate(self, *names: str, options: Sequence[str] = ()) -> Process:
         databases = [part for name in names for part in ("--database", name)]
-        command = [*python("-m", "format_operator", "gate"), "--socket", self.socket, *databases]
+        command = [
+            *python("-m", "format_operator", "gate"),
+            "--socket",
+            self.socket,
+            *databases,
+            *options,
+        ]
         return self.start(command, f"gate-{len(self.processes)}.log")
 
     def port(self, sidecar: Process) -> int:

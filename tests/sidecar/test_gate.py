@@ -251,9 +251,9 @@ def test_gate_ends_promptly_on_a_signal(tmp_path: Path, number: signal.Signals) 
 
 def test_gate_prints_each_change_once(tmp_path: Path) -> None:
     """A sidecar that is restarting says the same again; the log does not."""
-    said: list[str] = []
+    said: list[Word] = []
     word = gate_protocol.word(CLOSED)
     thread = scripted_sidecar(tmp_path / "s", word, gate_protocol.word(Word(True)))
     gate.wait(str(tmp_path / "s"), (), said.append)
     thread.join()
-    assert [line.split(" ")[0] for line in said] == ["gate=closed", "gate=closed", "gate=open"]
+    assert [str(word).split(" ")[0] for word in said] == ["gate=closed", "gate=closed", "gate=open"]

@@ -13,6 +13,8 @@ Options, in one dict:
   metricsPort      default: 9865
   requests         of the sidecar, default: {cpu: 10m, memory: 100Mi}
   limits           of both containers, default: none
+  logFormat        of both containers: text or json, default: text
+  variables        a dict of more variables of the sidecar, such as OTEL_EXPORTER_OTLP_ENDPOINT
   sidecarArgs      a list of more arguments of the sidecar
   migrations       a ConfigMap of migrations, for a format with migrationsFrom
   migrationsPath   where it is mounted, default: /migrations
@@ -28,7 +30,11 @@ Options, in one dict:
 {{- if ne $port 9865 }}
 {{- $args = concat $args (list "--metrics-port" (toString $port)) }}
 {{- end }}
-{{- $args = concat $args (.sidecarArgs | default list) }}
+{{- $log := list }}
+{{- if ne (.logFormat | default "text") "text" }}
+{{- $log = list "--log-format" .logFormat }}
+{{- end }}
+{{- $args = concat $args $log (.sidecarArgs | default list) }}
 # A native sidecar. It has no probe, on purpose: a failing one would take a healthy app out
 # of its Services, and a startup probe would hold the pod back when the sidecar restarts.
 - name: storageformat
@@ -53,6 +59,10 @@ Options, in one dict:
   # The formats that the app reads, such as v1,v2: an annotation of the pod.
   - name: STORAGEFORMAT_READS
     valueFrom: {fieldRef: {fieldPath: "metadata.annotations['storageformat.dev/reads']"}}
+  {{- range $name, $value := .variables }}
+  - name: {{ $name }}
+    value: {{ toString $value | replace "$(" "$$(" | quote }}
+  {{- end }}
   ports:
   - name: sf-metrics
     containerPort: {{ $port }}
@@ -85,7 +95,7 @@ Options, in one dict:
   {{- with .imagePullPolicy }}
   imagePullPolicy: {{ . }}
   {{- end }}
-  args: [gate]
+  args: {{ concat (list "gate") $log | toJson }}
   {{- include "storageformat.sidecar.resources" (dict "requests" (dict "cpu" "10m" "memory" "32Mi") "limits" .limits) | nindent 2 }}
   securityContext: {{- include "storageformat.sidecar.securityContext" (dict "options" . "sidecar" false) | nindent 4 }}
   volumeMounts:
@@ -159,7 +169,7 @@ runAsGroup: {{ int64 $group }}
 {{- end }}
 
 {{- define "storageformat.sidecar.check" -}}
-{{- $known := list "databases" "image" "imagePullPolicy" "runAsUser" "runAsGroup" "volume" "mount" "subPath" "metricsPort" "requests" "limits" "sidecarArgs" "migrations" "migrationsPath" }}
+{{- $known := list "databases" "image" "imagePullPolicy" "runAsUser" "runAsGroup" "volume" "mount" "subPath" "metricsPort" "requests" "limits" "logFormat" "variables" "sidecarArgs" "migrations" "migrationsPath" }}
 {{- range $key, $value := . }}
 {{- if not (has $key $known) }}
 {{- fail (printf "storageformat.sidecar: there is no option %q; there is %s" $key (join ", " $known)) }}
@@ -175,6 +185,9 @@ runAsGroup: {{ int64 $group }}
 {{- if not (and .name (hasPrefix "/" (toString .path))) }}
 {{- fail (printf "storageformat.sidecar: databases: %v: write {name: STORAGEFORMAT, path: /absolute/path.db}" .) }}
 {{- end }}
+{{- end }}
+{{- if not (has (.logFormat | default "text") (list "text" "json")) }}
+{{- fail (printf "storageformat.sidecar: logFormat: %v is none; write text or json" .logFormat) }}
 {{- end }}
 {{- $mount := include "storageformat.sidecar.mount" . }}
 {{- range .databases }}

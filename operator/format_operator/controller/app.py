@@ -257,7 +257,9 @@ def _from_thread(loop: asyncio.AbstractEventLoop, function: Any, *arguments: Any
 def main(argv: Sequence[str] | None = None) -> int:
     """``storageformat controller``. Does not return: kopf's thread must not hold the process."""
     settings = controller_settings(sys.argv[1:] if argv is None else argv)
-    logs.configure(settings.log_level)
+    logs.configure(
+        settings.log_level, settings.log_format, role="controller", instance=settings.identity
+    )
     log = Log()
     try:
         code = asyncio.run(_run(settings, log))

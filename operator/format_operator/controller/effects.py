@@ -56,7 +56,7 @@ class Effects:
 
         Returns whether all went as decided; False: a PodDisruptionBudget has refused an eviction.
         """
-        log = self._log.bind(storageformat=f"{storageformat.namespace}/{storageformat.name}")
+        log = self._log.bind(namespace=storageformat.namespace, storageformat=storageformat.name)
         for change in decision.changes:
             if self._may_act():
                 await self._change(change, log)

@@ -95,14 +95,17 @@ class Reconciler:
             again = self._back_off(key)
             self._log.warning(
                 "cannot go on, trying again",
-                storageformat="/".join(key),
+                namespace=key[0],
+                storageformat=key[1],
                 error=error,
                 again_in=again,
             )
         except Exception as error:
             self._metrics.reconcile_errors.inc()
             again = _LAST_RETRY_SECONDS
-            self._log.failure("internal error, trying again", error, storageformat="/".join(key))
+            self._log.failure(
+                "internal error, trying again", error, namespace=key[0], storageformat=key[1]
+            )
         else:
             self._retries.pop(key, None)
         finally:

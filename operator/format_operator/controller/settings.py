@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from format_operator.settings import DEFAULT_METRICS_PORT, ApiServer, add_api_options, api_server
+from format_operator.runtime import lines
+from format_operator.settings import (
+    DEFAULT_METRICS_PORT,
+    ApiServer,
+    add_api_options,
+    add_log_options,
+    api_server,
+)
 
 DEFAULT_LEASE: Final = "storageformat-controller"
 _SHORTEST_PERMIT: Final = 600.0
@@ -33,6 +40,7 @@ class ControllerSettings:
     resync: float = 300.0
     api: ApiServer = field(default_factory=ApiServer)
     log_level: str = "info"
+    log_format: str = lines.TEXT
 
 
 def controller_settings(
@@ -88,7 +96,7 @@ def controller_settings(
     )
     add("--resync", type=float, default=300.0, metavar="S", help="between full looks (%(default)s)")
     add_api_options(parser)
-    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    add_log_options(parser)
     given = parser.parse_args(argv)
     if given.permit_seconds < _SHORTEST_PERMIT:
         parser.error(
@@ -117,6 +125,7 @@ def controller_settings(
         resync=given.resync,
         api=api_server(given),
         log_level=given.log_level,
+        log_format=given.log_format,
     )
 
 

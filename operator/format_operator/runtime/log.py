@@ -1,25 +1,23 @@
-"""One line per event on stderr: time, level, what happened, and key=value.
+"""One line per event on stderr, as text or as JSON (``lines``): time, level, what happened, and fields.
 
-2026-11-23T10:46:39.123Z info gate connected database=orders
+docs/logs.md lists the events and fields that others may rely on.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import sys
-import time
 from typing import Any, Final
 
-_PLAIN: Final = re.compile(r"[\w./:@+,*-]+")
+from format_operator.runtime import lines
+
 _ROOT: Final = "storageformat"
 
 
-def configure(level: str) -> None:
-    """Send our events, and warnings of libraries, to stderr."""
+def configure(level: str, style: str = lines.TEXT, **process: object) -> None:
+    """Send our events, and warnings of libraries, to stderr. ``process``: fields of each JSON line."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_JsonFormatter(process) if style == lines.JSON else _TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -56,21 +54,29 @@ class Log:
 
     def failure(self, event: str, error: BaseException, **fields: object) -> None:
         """An error of ours, with its traceback: somebody has to mend it."""
-        self._logger.error("%s", _line(event, {**self._fields, **fields}), exc_info=error)
+        self._emit(logging.ERROR, event, fields, error)
 
-    def _emit(self, level: int, event: str, fields: dict[str, object]) -> None:
+    def _emit(
+        self,
+        level: int,
+        event: str,
+        fields: dict[str, object],
+        error: BaseException | None = None,
+    ) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, "%s", _line(event, {**self._fields, **fields}))
+            told = _Event(event, {**self._fields, **fields})
+            self._logger.log(level, "%s", told, exc_info=error)
 
 
-def _line(event: str, fields: dict[str, Any]) -> str:
-    parts = [event]
-    for key, value in fields.items():
-        if value is None or value == "":
-            continue
-        text = f"{value:.3f}" if isinstance(value, float) else str(value)
-        parts.append(f"{key}={text if _PLAIN.fullmatch(text) else json.dumps(text)}")
-    return " ".join(parts)
+class _Event:
+    """The one argument of our records: its text is the line's, its parts are JSON's."""
+
+    def __init__(self, name: str, fields: dict[str, Any]) -> None:
+        self.name = name
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return lines.as_text(self.name, self.fields)
 
 
 def _is_no_attempt(record: logging.LogRecord) -> bool:
@@ -80,14 +86,42 @@ def _is_no_attempt(record: logging.LogRecord) -> bool:
     )
 
 
-class _Formatter(logging.Formatter):
+def _is_of_kopf(record: logging.LogRecord) -> bool:
+    # The API server's answer ended a watch: nothing that is mended by sixty lines of kopf's.
+    return record.name.startswith("kopf")
+
+
+class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         source = "" if record.name == _ROOT else f"{record.name}: "
-        text = f"{moment}.{int(record.msecs):03d}Z {record.levelname.lower()} {source}{record.getMessage()}"
+        moment = lines.moment(record.created)
+        text = f"{moment} {record.levelname.lower()} {source}{record.getMessage()}"
         if not record.exc_info:
             return text
-        if source.startswith("kopf"):
-            # The API server's answer ended a watch: nothing that is mended by sixty lines of kopf's.
-            return f"{text}: {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+        if _is_of_kopf(record):
+            return f"{text}: {_named(record)}"
         return f"{text}\n{self.formatException(record.exc_info)}"
+
+
+class _JsonFormatter(logging.Formatter):
+    def __init__(self, process: dict[str, object]) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        if isinstance(told, _Event):
+            event, fields = told.name, told.fields
+        else:
+            event, fields = record.getMessage(), {"logger": record.name}
+        if record.exc_info:
+            fields = {**fields, "error": _named(record)}
+            if not _is_of_kopf(record):
+                fields["traceback"] = self.formatException(record.exc_info)
+        level = record.levelname.lower()
+        return lines.as_json(record.created, level, event, {**self._process, **fields})
+
+
+def _named(record: logging.LogRecord) -> str:
+    error = record.exc_info[1] if record.exc_info else None
+    return f"{type(error).__name__}: {error}"

@@ -34,6 +34,7 @@ from format_operator.sidecar.poller import Poller
 from format_operator.sidecar.reconciler import Doors, Reconciler
 from format_operator.sidecar.report import Reporter
 from format_operator.sidecar.store import FormatStore, Store, StoreThread
+from format_operator.sidecar.traces import Traces
 from format_operator.sidecar.watch import Watcher
 from format_store import Failpoints
 from format_store import Phase as StorePhase
@@ -41,6 +42,8 @@ from format_store import Phase as StorePhase
 #: kopf takes most of a second to import, on a thread that shares our one core: after the first answer.
 _WATCH_AFTER_SECONDS = 1.0
 _EXIT_SECONDS = 0.9
+#: For traces that were not sent yet; more than that is not worth a pod's time to end.
+_FLUSH_SECONDS = 0.5
 
 
 class Worker:
@@ -60,6 +63,14 @@ class Worker:
         self._log = log
         self._heart = Heart(settings.supervisor_fd)
         self._thread = StoreThread(self._heart.works)
+        self._traces = Traces(
+            {
+                "k8s.namespace.name": settings.namespace,
+                "k8s.pod.name": settings.pod_name,
+                "k8s.node.name": settings.node_name,
+            },
+            log,
+        )
         self._watchers: dict[str, Watcher] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
@@ -95,11 +106,14 @@ class Worker:
         if not self._thread.join(max(0.0, _EXIT_SECONDS)):
             # The store survives a kill at any point; the kubelet's patience may not last longer.
             self._log.warning("a conversion did not stop in time; the next start recovers it")
+        self._traces.close(_FLUSH_SECONDS)
         return code
 
     def _wire(self, kube: Kube) -> GateServer:
         gate = GateServer([one.name for one in self.settings.databases], self._wake_all, self._log)
-        doors = Doors(self.settings, self._store, self._thread, gate, self.metrics, kube.clock)
+        doors = Doors(
+            self.settings, self._store, self._thread, gate, self.metrics, kube.clock, self._traces
+        )
         mailbox = Mailbox(asyncio.get_running_loop(), self._deliver)
         self.reconcilers = tuple(
             self._reconciler(one, doors, kube, mailbox) for one in self.settings.databases
@@ -263,7 +277,13 @@ def main(
 ) -> int:
     """``storageformat sidecar-worker``: what the supervisor starts. Does not return: threads may be busy."""
     settings = sidecar_settings(sys.argv[1:] if argv is None else argv)
-    logs.configure(settings.log_level)
+    logs.configure(
+        settings.log_level,
+        settings.log_format,
+        role="sidecar",
+        namespace=settings.namespace,
+        pod=settings.pod_name,
+    )
     # The supervisor asks a worker that hangs where it does, before it kills it.
     faulthandler.register(signal.SIGQUIT)
     log = Log()

@@ -164,7 +164,7 @@ class Databases:
             database.failed(error)
             database.unseen = True
             looked = Looked(Disk.UNKNOWN, pending=True, note=str(error))
-            self._log.warning("cannot look at the database", path=database.path, error=error)
+            self._log.warning("cannot look at the database", database=database.path, error=error)
         else:
             if database.unseen:
                 database.unseen, database.failure = False, None
@@ -183,7 +183,7 @@ class Databases:
                 try:
                     found[path] = self._store.history(path)
                 except StoreError as error:
-                    self._log.warning("cannot read the history", path=path, error=error)
+                    self._log.warning("cannot read the history", database=path, error=error)
             return found
 
         self.histories.update(await asyncio.to_thread(read))

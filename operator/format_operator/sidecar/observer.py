@@ -1,4 +1,4 @@
-"""Carries what the store tells from its thread to metrics and status."""
+"""Carries what the store tells from its thread to metrics, status, log and trace."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Callable
 
 from format_operator.metrics import DatabaseSeries
 from format_operator.runtime.log import Log
+from format_operator.sidecar.traces import Story
 from format_store import Backup, Observer, Phase, Recovery
 
 _PROGRESS_SECONDS = 0.5
 
 
 class SidecarObserver(Observer):
-    """One per call into the store. Writes plain attributes; the main loop is told that there is news."""
+    """One per call into the store. Writes plain attributes; the main loop is told that there is news.
+
+    ``story``: notes it for a trace; with one, each phase is a line of the log, too.
+    """
 
     def __init__(
         self,
@@ -24,13 +28,19 @@ class SidecarObserver(Observer):
         news: Callable[[], None],
         *,
         share: tuple[int, int] = (0, 1),
+        story: Story | None = None,
     ) -> None:
         self._series = series
         self._log = log
         self._loop = loop
         self._news = news
         self._index, self._count = share
+        self._story = story
         self.current = Phase.IDLE
+        self._since = time.monotonic()
+        #: The last phase that was none of idling: where a failure happened.
+        self.last = Phase.IDLE
+        self.recoveries = 0
         self.done = 0
         self.total = 0
         self.created: list[Backup] = []
@@ -38,6 +48,7 @@ class SidecarObserver(Observer):
         self._told_at = 0.0
 
     def phase(self, phase: Phase) -> None:
+        self._end_of_phase(phase)
         self.current = phase
         self.done = self.total = 0
         self._series.phase = str(phase)
@@ -45,12 +56,30 @@ class SidecarObserver(Observer):
 
     def progress(self, done: int, total: int) -> None:
         self.done, self.total = done, total
+        if self._story is not None:
+            self._story.rows(done)
         within = done / total if total else 1.0
         self._series.progress = (self._index + within) / self._count
         if time.monotonic() - self._told_at >= _PROGRESS_SECONDS:
             self._tell()
 
+    def _end_of_phase(self, following: Phase) -> None:
+        now = time.monotonic()
+        if self._story is not None:
+            self._story.phase(following)
+            if self.current is not Phase.IDLE:
+                self._log.info(
+                    "phase ended",
+                    phase=self.current,
+                    seconds=now - self._since,
+                    rows=self.done if self.total else None,
+                )
+        self._since = now
+        if following is not Phase.IDLE:
+            self.last = following
+
     def recovered(self, recovery: Recovery) -> None:
+        self.recoveries += 1
         self._log.warning(
             "recovered",
             conversion=recovery.conversion_id,

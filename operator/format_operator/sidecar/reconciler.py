@@ -27,6 +27,7 @@ from format_operator.sidecar.observed import Asked, Observed
 from format_operator.sidecar.poller import Poller
 from format_operator.sidecar.report import Reporter
 from format_operator.sidecar.store import Store, StoreThread
+from format_operator.sidecar.traces import Traces
 from format_operator.sidecar.wish import Wish
 from format_operator.sidecar.work import Work
 
@@ -45,6 +46,7 @@ class Doors:
     gate: GateServer
     metrics: SidecarMetrics
     clock: ServerClock
+    traces: Traces
 
 
 class Reconciler:
@@ -77,7 +79,9 @@ class Reconciler:
             argument, doors.settings.databases, doors.store, doors.thread, log
         )
         self._memory = Memory(argument, doors.store, log)
-        self._work = Work(doors.store, doors.thread, doors.metrics, series, self._progressed, log)
+        self._work = Work(
+            doors.store, doors.thread, doors.metrics, series, self._progressed, log, doors.traces
+        )
         self._announcer = Announcer(
             argument,
             doors.settings,

@@ -68,6 +68,7 @@ class Store(Protocol):
         abort: Abort,
         *,
         openers_unchecked: bool,
+        conversion_id: str | None = None,
     ) -> Result: ...
 
     def look(self, path: str) -> Looked: ...
@@ -116,6 +117,7 @@ class FormatStore:
         abort: Abort,
         *,
         openers_unchecked: bool,
+        conversion_id: str | None = None,
     ) -> Result:
         return format_store.convert(
             path,
@@ -126,6 +128,7 @@ class FormatStore:
             abort=abort,
             openers_unchecked=openers_unchecked,
             pickle_allow=self._pickle_allow,
+            conversion_id=conversion_id,
             failpoints=self._failpoints,
         )
 

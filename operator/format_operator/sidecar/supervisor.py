@@ -15,9 +15,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from format_operator.runtime import lines
 from format_operator.settings import sidecar_settings
 from format_operator.sidecar.heartbeat import BEAT_SECONDS, Pulse, state_of
 
@@ -50,17 +52,25 @@ def main(
     """Run until SIGTERM or SIGINT. ``worker_command`` stands in for our own worker, in tests."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Arguments that make no sense are said at once, not once per restart.
-    sidecar_settings(arguments)
+    settings = sidecar_settings(arguments)
+    fields = {"role": "supervisor", "namespace": settings.namespace, "pod": settings.pod_name}
+    say = partial(_say_json, fields) if settings.log_format == lines.JSON else _say
     command = list(worker_command) if worker_command is not None else _own_worker()
-    return Supervisor([*command, *arguments], timing).run()
+    return Supervisor([*command, *arguments], timing, say).run()
 
 
 class Supervisor:
     """Starts ``command`` with ``--supervisor-fd N``: its end tells that we are gone, and it brings the beats."""
 
-    def __init__(self, command: Sequence[str], timing: Timing = Timing()) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        timing: Timing = Timing(),
+        say: Callable[..., None] | None = None,
+    ) -> None:
         self._command = list(command)
         self._timing = timing
+        self._say = say or _say
         self._pulse: Pulse | None = None
         self._worker: int | None = None
         self._started_at = 0.0
@@ -106,11 +116,11 @@ class Supervisor:
                 setsigdef=_SIGNALS,
             )
         except OSError as error:
-            _say(f"cannot start the worker error={error.strerror}")
+            self._say("cannot start the worker", error=error.strerror)
             self._pulse = None
             self._plan_restart()
             return
-        _say(f"worker started pid={self._worker}")
+        self._say("worker started", pid=self._worker)
 
     def _reap(self) -> None:
         while True:
@@ -124,7 +134,7 @@ class Supervisor:
                 self._worker = None
                 self._kill_at = None
                 self._pulse = None
-                _say(f"worker ended pid={pid} {_ending(status)}")
+                self._say("worker ended", pid=pid, **_ending(status))
                 if not self._stopping:
                     self._plan_restart()
 
@@ -135,7 +145,7 @@ class Supervisor:
             return
         if not pulse.hangs(now, self._hear(), state_of(self._worker)):
             return
-        _say(f"worker hangs pid={self._worker}")
+        self._say("worker hangs", pid=self._worker)
         self._pulse = None
         self._signal_worker(signal.SIGQUIT)
         if self._kill_at is None:
@@ -158,10 +168,10 @@ class Supervisor:
         delay = delays[min(self._failures, len(delays) - 1)]
         self._failures += 1
         self._restart_at = now + delay
-        _say(f"worker restarts in={delay:.0f}s")
+        self._say("worker restarts", **{"in": f"{delay:.0f}s"})
 
     def _stop(self, number: int) -> None:
-        _say(f"stopping signal={signal.Signals(number).name}")
+        self._say("stopping", signal=signal.Signals(number).name)
         self._stopping = True
         self._restart_at = None
         if self._worker is not None:
@@ -188,11 +198,16 @@ def _own_worker() -> list[str]:
     return [sys.executable, *optimise, "-m", "format_operator", "sidecar-worker"]
 
 
-def _ending(status: int) -> str:
+def _ending(status: int) -> dict[str, object]:
     code = os.waitstatus_to_exitcode(status)
-    return f"signal={signal.Signals(-code).name}" if code < 0 else f"exit={code}"
+    return {"signal": signal.Signals(-code).name} if code < 0 else {"exit": code}
 
 
-def _say(text: str) -> None:
+def _say(event: str, **fields: object) -> None:
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    os.write(2, f"{moment} info supervisor {text}\n".encode())
+    os.write(2, f"{moment} info supervisor {lines.as_text(event, fields)}\n".encode())
+
+
+def _say_json(process: Mapping[str, object], event: str, **fields: object) -> None:
+    line = lines.as_json(time.time(), "info", event, {**process, **fields})
+    os.write(2, f"{line}\n".encode())
