@@ -8,12 +8,10 @@ so that they survive restarts of the process.
 
 from __future__ import annotations
 
-import calendar
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from functools import partial
+from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,68 +25,28 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from format_operator.series import GAUGES, DatabaseSeries
+from format_operator.settings import HANGS_VARIABLE, RESTARTS_VARIABLE
+
 RECOVERY_OUTCOMES: Final = ("discarded", "completed", "restored", "cleaned", "failed")
 CONVERSION_RESULTS: Final = ("succeeded", "failed", "refused", "aborted")
+#: What the last attempt promises about a database that is not as it is wanted.
+FAILURE_KINDS: Final = ("try-again", "refused", "failed", "attention")
 _LABELS: Final = ("storageformat", "database")
 _FORMAT_LABELS: Final = (*_LABELS, "format", "engine", "key_encoding", "value_codec", "compression")
 _SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
-@dataclass(frozen=True)
-class FormatInfo:
-    """One format on disk and how many databases are in it."""
-
-    name: str
-    engine: str
-    key_encoding: str
-    value_codec: str
-    compression: str
-
-
-class BackupLike(Protocol):
-    """What is read of a backup: bytes, and an RFC 3339 time in UTC."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def created_at(self) -> str: ...
-
-
-@dataclass
-class DatabaseSeries:
-    """The facts about one argument. Attributes are replaced, never changed in place: scrapes read meanwhile."""
-
-    storageformat: str
-    database: str
-    paths: tuple[str, ...] = ()
-    backups: Mapping[str, BackupLike] = field(default_factory=dict)
-    totals: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    refused: int = 0
-    last_recovery_at: str | None = None
-    last_success_at: str | None = None
-    progress: float = 0.0
-    phase: str = "idle"
-    formats: Mapping[FormatInfo, int] = field(default_factory=dict)
-    gate_open: bool = False
-    restart_required: bool = False
-
-    @property
-    def labels(self) -> tuple[str, str]:
-        return self.storageformat, self.database
-
-    def total(self, key: str) -> int:
-        """Over all databases of the argument, those included that are gone: a total never falls."""
-        return sum(totals.get(key, 0) for totals in self.totals.values())
-
-    def size_bytes(self) -> int:
-        return sum(_size(path) for path in self.paths)
-
-
 class SidecarMetrics:
     """The registry of one sidecar worker."""
 
-    def __init__(self, *, version: str, phases: Sequence[str]) -> None:
+    def __init__(
+        self,
+        *,
+        version: str,
+        phases: Sequence[str],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # as it ships
         self.registry = CollectorRegistry()
         self.series: list[DatabaseSeries] = []
@@ -112,7 +70,23 @@ class SidecarMetrics:
             "Metric families that were left out of a scrape because collecting them failed.",
             registry=self.registry,
         )
+        self._of_the_container(
+            "restarts", "Workers of this container that ended unasked.", environ, RESTARTS_VARIABLE
+        )
+        self._of_the_container(
+            "hangs",
+            "Workers of this container that hung and were replaced.",
+            environ,
+            HANGS_VARIABLE,
+        )
         self.registry.register(_SidecarCollector(self.series, version, phases, self._errors.inc))
+
+    def _of_the_container(
+        self, name: str, text: str, environ: Mapping[str, str], variable: str
+    ) -> None:
+        full = f"storageformat_worker_{name}_total"
+        count = environ.get(variable, "")
+        Counter(full, text, registry=self.registry).inc(int(count) if count.isdigit() else 0)
 
     def add(self, series: DatabaseSeries) -> DatabaseSeries:
         """Make the zeros of a database visible before anything happens to it."""
@@ -138,23 +112,20 @@ class _SidecarCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        for family in (
+        families: tuple[Callable[[], Metric], ...] = (
             self._build_info,
-            self._backup_present,
-            self._backup_size,
-            self._backup_created,
             self._backups_created,
             self._recoveries,
-            self._last_recovery,
             self._conversions,
-            self._last_success,
-            self._progress,
             self._phase,
-            self._size,
             self._format,
-            self._gate_open,
-            self._restart_required,
-        ):
+            self._state,
+            self._failing,
+            self._backups_kept,
+            self._watch_restarts,
+            *(partial(self._gauge, *one) for one in GAUGES),
+        )
+        for family in families:
             # An exception here would cost the whole scrape, not only the family.
             try:
                 metric = family()
@@ -182,30 +153,6 @@ class _SidecarCollector(Collector):
                 metric.add_metric(one.labels, number)
         return metric
 
-    def _backup_present(self) -> Metric:
-        return self._gauge(
-            "backup_present",
-            "Whether the volume holds a backup (1) or not (0).",
-            lambda one: bool(one.backups),
-        )
-
-    def _backup_size(self) -> Metric:
-        return self._gauge(
-            "backup_size_bytes",
-            "Size of the backups on the volume.",
-            lambda one: sum(backup.size for backup in one.backups.values()),
-        )
-
-    def _backup_created(self) -> Metric:
-        return self._gauge(
-            "backup_created_timestamp_seconds",
-            "When the oldest backup on the volume was made; absent without one.",
-            lambda one: min(
-                (_timestamp(backup.created_at) or 0.0 for backup in one.backups.values()),
-                default=None,
-            ),
-        )
-
     def _backups_created(self) -> Metric:
         metric = CounterMetricFamily(
             "storageformat_backups_created_total", "Backups that were made, ever.", labels=_LABELS
@@ -225,13 +172,6 @@ class _SidecarCollector(Collector):
                 metric.add_metric((*one.labels, outcome), one.total(f"recoveries.{outcome}"))
         return metric
 
-    def _last_recovery(self) -> Metric:
-        return self._gauge(
-            "last_recovery_timestamp_seconds",
-            "When an interrupted conversion was last recovered; absent if never.",
-            lambda one: _timestamp(one.last_recovery_at),
-        )
-
     def _conversions(self) -> Metric:
         metric = CounterMetricFamily(
             "storageformat_conversions_total",
@@ -244,20 +184,6 @@ class _SidecarCollector(Collector):
                 metric.add_metric((*one.labels, result), count)
         return metric
 
-    def _last_success(self) -> Metric:
-        return self._gauge(
-            "last_success_timestamp_seconds",
-            "When a conversion last succeeded; absent if never.",
-            lambda one: _timestamp(one.last_success_at),
-        )
-
-    def _progress(self) -> Metric:
-        return self._gauge(
-            "conversion_progress_ratio",
-            "How far the running conversion is within its phase, 0 to 1.",
-            lambda one: one.progress,
-        )
-
     def _phase(self) -> Metric:
         metric = GaugeMetricFamily(
             "storageformat_conversion_phase",
@@ -268,11 +194,6 @@ class _SidecarCollector(Collector):
             for phase in self._phases:
                 metric.add_metric((*one.labels, phase), phase == one.phase)
         return metric
-
-    def _size(self) -> Metric:
-        return self._gauge(
-            "database_size_bytes", "Size of the database files.", DatabaseSeries.size_bytes
-        )
 
     def _format(self) -> Metric:
         metric = GaugeMetricFamily(
@@ -292,32 +213,46 @@ class _SidecarCollector(Collector):
                 metric.add_metric((*one.labels, *values), count)
         return metric
 
-    def _gate_open(self) -> Metric:
-        return self._gauge(
-            "gate_open",
-            "Whether the app may run (1) or is held back by the gate (0).",
-            lambda one: one.gate_open,
+    def _state(self) -> Metric:
+        metric = GaugeMetricFamily(
+            "storageformat_state_info",
+            "The phase that the FormatState reports, and its reason; always 1.",
+            labels=(*_LABELS, "phase", "reason"),
         )
+        for one in self._series:
+            if one.state is not None:
+                metric.add_metric((*one.labels, *one.state), 1)
+        return metric
 
-    def _restart_required(self) -> Metric:
-        return self._gauge(
-            "restart_required",
-            "Whether a conversion waits for a restart of the pod (1).",
-            lambda one: one.restart_required,
+    def _failing(self) -> Metric:
+        metric = GaugeMetricFamily(
+            "storageformat_databases_failing",
+            "Databases whose last attempt failed, by what that promises about them.",
+            labels=(*_LABELS, "kind"),
         )
+        for one in self._series:
+            for kind in FAILURE_KINDS:
+                metric.add_metric((*one.labels, kind), one.failing.get(kind, 0))
+        return metric
 
+    def _backups_kept(self) -> Metric:
+        metric = GaugeMetricFamily(
+            "storageformat_backups_kept",
+            "Backups on the volume, pinned or to be deleted some time.",
+            labels=(*_LABELS, "pinned"),
+        )
+        for one in self._series:
+            pinned = sum(backup.pinned for backup in one.backups.values())
+            metric.add_metric((*one.labels, "true"), pinned)
+            metric.add_metric((*one.labels, "false"), len(one.backups) - pinned)
+        return metric
 
-def _timestamp(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))
-    except ValueError:
-        return None
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
+    def _watch_restarts(self) -> Metric:
+        metric = CounterMetricFamily(
+            "storageformat_watch_restarts_total",
+            "How often the watch of the StorageFormat ended and was begun anew.",
+            labels=_LABELS,
+        )
+        for one in self._series:
+            metric.add_metric(one.labels, max(0, one.watches() - 1))
+        return metric

@@ -19,6 +19,9 @@ from format_operator.runtime import lines
 
 DEFAULT_METRICS_PORT: Final = 9865
 DEFAULT_TOKEN_DIRECTORY: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 # a path
+#: Set by the supervisor, which outlives workers: how many of this container's ended, and how many of them hung.
+RESTARTS_VARIABLE: Final = "STORAGEFORMAT_WORKER_RESTARTS"
+HANGS_VARIABLE: Final = "STORAGEFORMAT_WORKER_HANGS"
 _GLOB: Final = re.compile(r"[*?\[]")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _ANNOTATION_LINE: Final = re.compile(r'(?P<key>[^=]+)="(?P<value>(?:[^"\\]|\\.)*)"')

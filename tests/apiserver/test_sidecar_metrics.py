@@ -39,6 +39,9 @@ ABSENT_AT_FIRST = {
     "storageformat_last_recovery_timestamp_seconds",
     "storageformat_last_success_timestamp_seconds",
     "storageformat_api_requests_total",
+    "storageformat_state_info",
+    "storageformat_backup_retain_until_timestamp_seconds",
+    "storageformat_api_last_answer_timestamp_seconds",
 }
 
 
@@ -125,6 +128,9 @@ def test_conversion_failure_and_recovery(cluster: Cluster) -> None:
     assert second["gate_open"] == 0
     assert second["backups_created_total"] == 0
     assert second["conversion_duration_seconds_count"] == 0
+    assert second.counts("databases_failing", "kind") == {"refused": 1}
+    assert second.counts("state_info", "reason") == {"UndeclaredFormat": 1}
+    assert second["api_last_answer_timestamp_seconds"] > begun
     assert second.counts("database_format_info", "format") == {"v1": 1}
     assert second["database_size_bytes"] == pod.database.stat().st_size
     execute(pod.database, "DELETE FROM unnamed WHERE key = '/stray'")
@@ -152,6 +158,10 @@ def test_conversion_failure_and_recovery(cluster: Cluster) -> None:
     for name in ("last_recovery", "last_success", "backup_created"):
         assert begun <= fourth[f"{name}_timestamp_seconds"] <= now, name
     assert fourth["gate_open"] == 1
+    assert fourth.counts("databases_failing", "kind") == {}
+    assert fourth.counts("backups_kept", "pinned") == {"false": 1}
+    until = fourth["backup_retain_until_timestamp_seconds"]
+    assert until >= fourth["backup_created_timestamp_seconds"] + 3600
     assert {name for name in DOCUMENTED if not _has(fourth, name)} == set()
     info = {"format": "v2", "engine": "sqlitedict", "key_encoding": "hierarchical"}
     codec = {"value_codec": "msgpack", "compression": "zstd"}

@@ -27,7 +27,8 @@ from format_operator.controller.standing import Standing
 from format_operator.gate_protocol import DEFAULT_SOCKET
 from format_operator.kubectl import app as plugin
 from format_operator.kubectl import problems
-from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
+from format_operator.metrics import SidecarMetrics
+from format_operator.series import DatabaseSeries, FormatInfo
 from format_operator.settings import sidecar_settings
 from format_store import Phase, errors
 from format_store.layout import Layout

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import json
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,23 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from format_operator.api.models import OnFailure
-from format_operator.metrics import DatabaseSeries, FormatInfo, SidecarMetrics
+from format_operator.metrics import SidecarMetrics
 from format_operator.runtime.credentials import Access, NoApiServer, access
 from format_operator.runtime.mailbox import Mailbox
-from format_operator.settings import ApiServer, DatabaseArgument, sidecar_settings
+from format_operator.series import DatabaseSeries, FormatInfo
+from format_operator.settings import (
+    HANGS_VARIABLE,
+    RESTARTS_VARIABLE,
+    ApiServer,
+    DatabaseArgument,
+    sidecar_settings,
+)
 from format_operator.sidecar import kube
 from format_operator.sidecar.knowledge import Knowledge
 from format_operator.sidecar.observed import Asked, FailureKind
 from format_operator.sidecar.report import merge_patch
 from format_operator.sidecar.store import StoreThread, files_of, kind_of
-from format_store import Abort
+from format_store import Abort, Backup
 from format_store.errors import Aborted, InUse, PrimaryUnsound, WrongUser
 from tests.sidecar.fake_api import FakeApi
 from tests.support.objects import storageformat
@@ -413,6 +422,66 @@ def test_totals_never_fall() -> None:
     assert scrape(metrics)["storageformat_database_format_info"].samples[0].value == 2
     series.formats = {}
     assert scrape(metrics)["storageformat_database_format_info"].samples == []
+
+
+def labelled(found: dict[str, Any], family: str, *labels: str) -> dict[Any, float]:
+    """A family's values by these labels."""
+    samples = found[f"storageformat_{family}"].samples
+    return {tuple(one.labels[label] for label in labels): one.value for one in samples}
+
+
+def test_what_alerts_ask_for(tmp_path: Path) -> None:
+    """Failures by kind, state and reason, backups pinned and not, the volume, the API's last answer, the watch."""
+    environ = {RESTARTS_VARIABLE: "3", HANGS_VARIABLE: "1"}
+    metrics = SidecarMetrics(version="1", phases=("idle",), environ=environ)
+    series = metrics.add(DatabaseSeries("orders", str(tmp_path / "orders.db")))
+    before = scrape(metrics)
+    kinds = {("try-again",), ("refused",), ("failed",), ("attention",)}
+    assert labelled(before, "databases_failing", "kind") == dict.fromkeys(kinds, 0)
+    assert {str(kind) for kind in FailureKind} == {kind for (kind,) in kinds}
+    assert labelled(before, "backups_kept", "pinned") == {("true",): 0, ("false",): 0}
+    for absent in ("state_info", "backup_retain_until_timestamp_seconds"):
+        assert labelled(before, absent) == {}
+    assert labelled(before, "api_last_answer_timestamp_seconds") == {}
+    assert labelled(before, "watch_restarts") == {(): 0}
+
+    def backup(name: str, until: str | None, *, pinned: bool) -> Backup:
+        return Backup(name, "/x", 10, "2026-11-23T12:00:00Z", until, pinned=pinned)
+
+    asked = time.monotonic() - 100
+    series.failing = {"attention": 2}
+    series.state = ("Failed", "PreimageLost")
+    series.backups = {
+        "a": backup("a", "2026-11-24T12:00:00Z", pinned=False),
+        "b": backup("b", "2026-11-23T13:00:00Z", pinned=False),
+        "c": backup("c", "2026-11-23T12:30:00Z", pinned=True),
+    }
+    series.answered = lambda: asked
+    series.watches = lambda: 4
+    after = scrape(metrics)
+    assert labelled(after, "databases_failing", "kind")["attention",] == 2
+    assert labelled(after, "state_info", "phase", "reason") == {("Failed", "PreimageLost"): 1}
+    assert labelled(after, "backups_kept", "pinned") == {("true",): 1, ("false",): 2}
+    until = datetime(2026, 11, 23, 13, tzinfo=UTC).timestamp()
+    assert labelled(after, "backup_retain_until_timestamp_seconds") == {(): until}
+    (answered,) = labelled(after, "api_last_answer_timestamp_seconds").values()
+    assert 100 <= time.time() - answered < 160
+    assert labelled(after, "watch_restarts") == {(): 3}
+    free = labelled(after, "volume_free_bytes")[()]
+    assert 0 < free <= labelled(after, "volume_size_bytes")[()]
+    assert labelled(after, "worker_restarts") == {(): 3}
+    assert labelled(after, "worker_hangs") == {(): 1}
+    assert labelled(after, "scrape_errors") == {(): 0}
+
+
+def test_a_volume_that_cannot_be_asked_is_left_out() -> None:
+    """A directory that is not there has no size, and that is no error of the scrape."""
+    metrics = SidecarMetrics(version="1", phases=("idle",), environ={})
+    metrics.add(DatabaseSeries("orders", "/not/there/orders.db"))
+    found = scrape(metrics)
+    assert labelled(found, "volume_free_bytes") == {}
+    assert labelled(found, "scrape_errors") == {(): 0}
+    assert labelled(found, "worker_restarts") == {(): 0}
 
 
 def test_documented_protocol_is_json() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from format_operator.api.models import InvalidObject, Phase
-from format_operator.metrics import FormatInfo
+from format_operator.series import FormatInfo
 from format_operator.sidecar.decide import Planned, decide
 from format_operator.sidecar.observed import Answer, Asked, Disk, File, Observed
 from format_operator.sidecar.status import format_infos

@@ -96,6 +96,17 @@ def test_the_worker_has_one_arena(start: Start) -> None:
     assert b"MALLOC_ARENA_MAX=1" in environment
 
 
+def test_a_worker_knows_how_many_there_were(start: Start) -> None:
+    """For its metrics: those before it cannot tell any more."""
+    process = start(WORKS)
+    for ended in range(2):
+        eventually(lambda: len(workers(process)) == ended + 1)  # noqa: B023 # called at once
+        environment = Path(f"/proc/{workers(process)[-1]}/environ").read_bytes().split(b"\0")
+        assert f"STORAGEFORMAT_WORKER_RESTARTS={ended}".encode() in environment
+        assert b"STORAGEFORMAT_WORKER_HANGS=0" in environment
+        os.kill(workers(process)[-1], signal.SIGKILL)
+
+
 def test_restarts_slow_down_but_go_on(start: Start) -> None:
     """A worker that dies at once is tried again after 1 s, then 2 s."""
     process = start(DIES)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import format_store
-from format_operator.metrics import DatabaseSeries, SidecarMetrics
+from format_operator.metrics import SidecarMetrics
 from format_operator.runtime.log import Log
+from format_operator.series import DatabaseSeries
 from format_operator.sidecar.databases import Database
 from format_operator.sidecar.observed import Disk
 from format_operator.sidecar.store import FormatStore, Looked, StoreThread

@@ -138,6 +138,7 @@ class Controller:
         self._sweep_wanted.set()
 
     def _watch_ended(self) -> None:
+        self.metrics.watch_restarts.inc()
         for kind in KINDS:
             self._want_sweep(kind)
         self._watcher.allow(allowed=True)
@@ -180,6 +181,7 @@ class Controller:
             self._sweeps[kind] = time.monotonic() + _SWEEP_RETRY_SECONDS
             return
         self._tell(kind, "")
+        self.metrics.listed_at.labels(kind).set_to_current_time()
         if kind not in self._synced or kind in self._afresh:
             self._synced.add(kind)
             self._afresh.discard(kind)
@@ -208,6 +210,8 @@ class Controller:
             self._afresh = set(KINDS)
             self._sweeps = dict.fromkeys(KINDS, time.monotonic())
             self._sweep_wanted.set()
+        else:
+            self.metrics.stand_by()
 
     def _knows_all(self) -> bool:
         return len(self._synced) == len(KINDS) and not self._afresh

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -16,6 +16,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from format_operator.api.statuses import Condition
 from format_operator.controller.plan import RolloutPhase
 from format_operator.controller.standing import Standing
 
@@ -41,6 +42,13 @@ class ControllerMetrics:
             "Which phase a rollout is in: 1 for that one, 0 for the others.",
             (*_LABELS, "phase"),
         )
+        self._condition = gauge(
+            "condition",
+            "A condition of the StorageFormat as it is now; always 1.",
+            (*_LABELS, "condition", "status", "reason"),
+        )
+        self._conditions: dict[Key, set[tuple[str, str, str]]] = {}
+        self._shown: set[Key] = set()
         self._evictions = counter("evictions", "Evictions asked for.", (*_LABELS, "result"))
         self.reconcile_errors = counter(
             "reconcile_errors", "Reconciliations that failed and are tried again.", ()
@@ -57,6 +65,12 @@ class ControllerMetrics:
             ("verb", "resource", "code"),
         )
         self.leading = gauge("leading", "Whether this instance acts (1) or stands by (0).", ())
+        self.listed_at = gauge(
+            "last_list_timestamp_seconds", "When that kind was last listed in full.", ("resource",)
+        )
+        self.watch_restarts = counter(
+            "watch_restarts", "How often the watch ended and was begun anew.", ()
+        )
         self.watched = gauge("watched_objects", "Objects in the cache.", ("resource",))
         info = Gauge(
             "storageformat_build_info",
@@ -68,6 +82,7 @@ class ControllerMetrics:
 
     def show(self, key: Key, counts: Mapping[Standing, int], phase: RolloutPhase) -> None:
         """The state of one StorageFormat."""
+        self._shown.add(key)
         for standing in Standing:
             self._pods.labels(*key, str(standing)).set(counts.get(standing, 0))
         for one in RolloutPhase:
@@ -75,8 +90,25 @@ class ControllerMetrics:
         for result in EVICTION_RESULTS:
             self._evictions.labels(*key, result)
 
+    def show_conditions(self, key: Key, conditions: Iterable[Condition]) -> None:
+        """What the status says; a condition that was otherwise before is no more."""
+        now = {(one.type, one.status, one.reason) for one in conditions}
+        for gone in self._conditions.get(key, set()) - now:
+            self._remove(self._condition, (*key, *gone))
+        for one in now:
+            self._condition.labels(*key, *one).set(1)
+        self._conditions[key] = now
+
+    def stand_by(self) -> None:
+        """Another instance leads: what this one knew would be shown for ever beside what is so."""
+        for key in list(self._shown):
+            self.forget(key)
+
     def forget(self, key: Key) -> None:
         """A StorageFormat is gone; its counters stay, as counters do."""
+        self._shown.discard(key)
+        self.show_conditions(key, ())
+        del self._conditions[key]
         for standing in Standing:
             self._remove(self._pods, (*key, str(standing)))
         for one in RolloutPhase:

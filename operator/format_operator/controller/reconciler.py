@@ -143,9 +143,12 @@ class Reconciler:
                 break
             # A budget has refused, and nothing else will happen: what waits, and until when, is decided anew.
         counts = Counter(one.standing for one in decision.placed)
-        self._metrics.show(key, counts, decision.phase)
         before = _status(watched.body)
         status = report.status(snapshot, decision, before.conditions)
+        # The Lease may have been lost meanwhile: who stands by shows nothing.
+        if self._may_act():
+            self._metrics.show(key, counts, decision.phase)
+            self._metrics.show_conditions(key, status.conditions)
         held_back = await self._report(key, watched, storageformat, before, status)
         delays = (decision.wake_in, held_back, self._resync)
         return min(one for one in delays if one is not None)
@@ -182,6 +185,7 @@ class Reconciler:
         before = _status(watched.body)
         status = report.invalid(watched.problem, generation, before.conditions, self._now())
         self._metrics.show(key, {}, RolloutPhase.BLOCKED)
+        self._metrics.show_conditions(key, status.conditions)
         if status.to_dict() != (watched.body.get("status") or {}) and self._may_act():
             await self._effects.report_on(
                 metadata["namespace"],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
-from format_operator.metrics import DatabaseSeries
 from format_operator.runtime.log import Log
+from format_operator.series import DatabaseSeries
 from format_operator.settings import DatabaseArgument, SidecarSettings
 from format_operator.sidecar import status
 from format_operator.sidecar.databases import Databases
@@ -51,10 +52,14 @@ class Announcer:
             )
         self._series.gate_open = gate_open
         self._series.restart_required = action.restart_required
+        self._series.state = (str(action.phase), action.reason)
+        files = self._databases.files()
+        failing = Counter(str(file.failure.kind) for file in files if file.failure is not None)
+        self._series.failing = failing
         body = self._knowledge.storageformat_body or {}
         facts = status.Facts(
             argument=self._argument,
-            files=self._databases.files(),
+            files=files,
             backups=self._databases.backups(),
             histories=self._databases.histories,
             refusal=self._work.refusal,

@@ -161,6 +161,7 @@ class Worker:
             log=log,
         )
         reconciler = Reconciler(argument, doors, knowledge, poller, reporter, log)
+        reconciler.series.watches = lambda: watcher.attempts
         self._watchers[argument.name] = watcher
         watcher.start()
         for part in (poller.run(), reconciler.run(), reporter.run()):

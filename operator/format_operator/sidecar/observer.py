@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from format_operator.metrics import DatabaseSeries
 from format_operator.runtime.log import Log
-from format_operator.sidecar.traces import Story
+from format_operator.series import DatabaseSeries
+from format_operator.sidecar.traces import CONVERSION, Story
 from format_store import Backup, Observer, Phase, Recovery
 
 _PROGRESS_SECONDS = 0.5
@@ -17,7 +17,8 @@ _PROGRESS_SECONDS = 0.5
 class SidecarObserver(Observer):
     """One per call into the store. Writes plain attributes; the main loop is told that there is news.
 
-    ``story``: notes it for a trace; with one, each phase is a line of the log, too.
+    ``story``: notes it for a trace. Each phase of a conversion is a line of the log, too; a recovery has its id only
+    when it is over.
     """
 
     def __init__(
@@ -37,10 +38,9 @@ class SidecarObserver(Observer):
         self._index, self._count = share
         self._story = story
         self.current = Phase.IDLE
-        self._since = time.monotonic()
+        self._began = self._since = time.monotonic()
         #: The last phase that was none of idling: where a failure happened.
         self.last = Phase.IDLE
-        self.recoveries = 0
         self.done = 0
         self.total = 0
         self.created: list[Backup] = []
@@ -67,7 +67,7 @@ class SidecarObserver(Observer):
         now = time.monotonic()
         if self._story is not None:
             self._story.phase(following)
-            if self.current is not Phase.IDLE:
+            if self.current is not Phase.IDLE and self._story.name == CONVERSION:
                 self._log.info(
                     "phase ended",
                     phase=self.current,
@@ -79,12 +79,12 @@ class SidecarObserver(Observer):
             self.last = following
 
     def recovered(self, recovery: Recovery) -> None:
-        self.recoveries += 1
         self._log.warning(
             "recovered",
             conversion=recovery.conversion_id,
             outcome=recovery.outcome,
             detail=recovery.detail,
+            seconds=time.monotonic() - self._began,
         )
 
     def backup_created(self, backup: Backup) -> None:

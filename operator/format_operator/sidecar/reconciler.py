@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from format_operator.api.models import Phase
 from format_operator.gate_protocol import Word
-from format_operator.metrics import DatabaseSeries, SidecarMetrics
+from format_operator.metrics import SidecarMetrics
 from format_operator.runtime.clock import ServerClock
 from format_operator.runtime.log import Log
+from format_operator.series import DatabaseSeries
 from format_operator.settings import DatabaseArgument, SidecarSettings
 from format_operator.sidecar.announcer import Announcer
 from format_operator.sidecar.databases import Database, Databases
@@ -74,7 +75,10 @@ class Reconciler:
         self._opened_because: tuple[str, str] | None = None
         self._basis: object = None
         self._looked_at = self._started
-        series = doors.metrics.add(DatabaseSeries(argument.name, argument.path))
+        series = DatabaseSeries(
+            argument.name, argument.path, answered=lambda: knowledge.last_answer_at
+        )
+        self.series = doors.metrics.add(series)
         self._databases = Databases(
             argument, doors.settings.databases, doors.store, doors.thread, log
         )

@@ -20,7 +20,7 @@ from format_operator.api.models import (
 )
 from format_operator.api.names import PROTOCOL_VERSION
 from format_operator.api.statuses import MAX_FAILURES, MAX_MESSAGE
-from format_operator.metrics import FormatInfo
+from format_operator.series import FormatInfo
 from format_operator.settings import DatabaseArgument, SidecarSettings
 from format_operator.sidecar.decide import Action
 from format_operator.sidecar.observed import Disk, File

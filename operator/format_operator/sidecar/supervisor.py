@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from format_operator.runtime import lines
-from format_operator.settings import sidecar_settings
+from format_operator.settings import HANGS_VARIABLE, RESTARTS_VARIABLE, sidecar_settings
 from format_operator.sidecar.heartbeat import BEAT_SECONDS, Pulse, state_of
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -75,6 +75,7 @@ class Supervisor:
         self._worker: int | None = None
         self._started_at = 0.0
         self._failures = 0
+        self._restarts = self._hangs = 0
         self._restart_at: float | None = 0.0
         self._kill_at: float | None = None
         self._stopping = False
@@ -111,7 +112,7 @@ class Supervisor:
             self._worker = os.posix_spawn(
                 self._command[0],
                 [*self._command, "--supervisor-fd", str(self._workers.fileno())],
-                {**_MEMORY, **os.environ},
+                {**_MEMORY, **os.environ, **self._counts()},
                 setsigmask=(),
                 setsigdef=_SIGNALS,
             )
@@ -121,6 +122,10 @@ class Supervisor:
             self._plan_restart()
             return
         self._say("worker started", pid=self._worker)
+
+    def _counts(self) -> dict[str, str]:
+        """For the worker's metrics: it cannot know what became of those before it."""
+        return {RESTARTS_VARIABLE: str(self._restarts), HANGS_VARIABLE: str(self._hangs)}
 
     def _reap(self) -> None:
         while True:
@@ -136,6 +141,7 @@ class Supervisor:
                 self._pulse = None
                 self._say("worker ended", pid=pid, **_ending(status))
                 if not self._stopping:
+                    self._restarts += 1
                     self._plan_restart()
 
     def _listen(self) -> None:
@@ -146,6 +152,7 @@ class Supervisor:
         if not pulse.hangs(now, self._hear(), state_of(self._worker)):
             return
         self._say("worker hangs", pid=self._worker)
+        self._hangs += 1
         self._pulse = None
         self._signal_worker(signal.SIGQUIT)
         if self._kill_at is None:

@@ -36,6 +36,10 @@ _NAMES: Final = {
     Phase.CLEANING: "clean up",
 }
 
+#: Names of stories.
+CONVERSION: Final = "conversion"
+RECOVERY: Final = "recovery"
+
 Attributes = dict[str, str | int | float | bool]
 
 

@@ -14,14 +14,15 @@ from typing import TypeVar
 
 from format_operator.api.conditions import timestamp
 from format_operator.api.models import ConversionStatus, Progress
-from format_operator.metrics import DatabaseSeries, SidecarMetrics
+from format_operator.metrics import SidecarMetrics
 from format_operator.runtime import clock
 from format_operator.runtime.log import Log
+from format_operator.series import DatabaseSeries
 from format_operator.sidecar.databases import Database
 from format_operator.sidecar.observed import Disk, FailureKind
 from format_operator.sidecar.observer import SidecarObserver
 from format_operator.sidecar.store import Looked, Store, StoreThread, kind_of
-from format_operator.sidecar.traces import Story, Traces
+from format_operator.sidecar.traces import CONVERSION, RECOVERY, Story, Traces
 from format_operator.sidecar.wish import Wish
 from format_store import Abort, Outcome, Result, Retention, new_conversion_id
 from format_store.errors import Aborted, StoreError
@@ -77,7 +78,7 @@ class Work:
         """Settle what a crash left."""
         database.recovered = True
         log = self._log.bind(database=database.path)
-        story = self._story("recovery", database)
+        story = self._story(RECOVERY, database)
         observer = self._new_observer(log, story=story)
         try:
             result = await self._call(
@@ -118,7 +119,7 @@ class Work:
         source = wish.name_of(looked.format) if looked.format is not None else None
         log.info("conversion needed", source=source, target=to, bytes=looked.size)
         started = time.monotonic()
-        story = self._story("conversion", database, conversion=conversion, target=to)
+        story = self._story(CONVERSION, database, conversion=conversion, target=to)
         observer = self._new_observer(log, share, story)
         try:
             result = await self._call(
