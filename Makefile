@@ -28,6 +28,7 @@ lint: ## style, types, import contracts, generated manifests
 	$(RUN) --group dev lint-imports --no-logo
 	$(RUN) --group dev python -m format_operator.manifests --check deploy
 	$(RUN) --group dev python -m chartdocs --check charts/storageformat-operator
+	$(RUN) --group dev python -m dashboard --check charts/storageformat-operator/files/dashboard.json
 	$(RUN) --group dev zizmor --offline --quiet .github
 
 docs: ## the documentation's site, in build/docs/site; a warning or a link that leads nowhere is an error

@@ -14,25 +14,29 @@ from controlplane import Binaries, ControlPlane
 from tests.chart.helm import Helm
 from tests.support.controlplane import started, stopped
 
-#: As much of the Prometheus Operator as the chart uses; strict validation finds anything else.
-PODMONITOR_CRD: Mapping[str, Any] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
-    "spec": {
-        "group": "monitoring.coreos.com",
-        "names": {"kind": "PodMonitor", "plural": "podmonitors"},
-        "scope": "Namespaced",
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {}},
-            }
-        ],
-    },
-}
+
+def _crd(
+    kind: str, schema: Mapping[str, Any], *, of: str = "monitoring.coreos.com"
+) -> dict[str, Any]:
+    """As much of somebody else's kind as the chart uses; strict validation finds anything else."""
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+    }
+    plural = f"{kind.lower()}s"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{of}"},
+        "spec": {
+            "group": of,
+            "names": {"kind": kind, "plural": plural},
+            "scope": "Namespaced",
+            "versions": [version],
+        },
+    }
 
 
 def _cert_manager_crd(kind: str) -> dict[str, Any]:
@@ -55,24 +59,43 @@ def _cert_manager_crd(kind: str) -> dict[str, Any]:
         "Issuer": {"selfSigned": {"type": "object"}},
     }
     spec = {"type": "object", "properties": fields[kind]}
-    crd: dict[str, Any] = yaml.safe_load(yaml.safe_dump(PODMONITOR_CRD))
-    plural = f"{kind.lower()}s"
-    crd["metadata"]["name"] = f"{plural}.cert-manager.io"
-    crd["spec"] |= {"group": "cert-manager.io", "names": {"kind": kind, "plural": plural}}
     schema = {"type": "object", "required": ["spec"], "properties": {"spec": spec}}
-    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = schema
-    return crd
+    return _crd(kind, schema, of="cert-manager.io")
 
 
 def _text() -> dict[str, Any]:
     return {"type": "string"}
 
 
-def _podmonitor_schema() -> dict[str, Any]:
-    duration = {
-        "type": "string",
-        "pattern": "^(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)$",
+def _duration() -> dict[str, Any]:
+    pattern = "^(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)$"
+    return {"type": "string", "pattern": pattern}
+
+
+def _prometheusrule_schema() -> dict[str, Any]:
+    labels = {"type": "object", "additionalProperties": _text()}
+    rule = {
+        "type": "object",
+        "required": ["expr"],
+        "properties": {
+            "alert": _text(),
+            "expr": _text(),
+            "for": _duration(),
+            "labels": labels,
+            "annotations": labels,
+        },
     }
+    group = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": _text(), "rules": {"type": "array", "items": rule}},
+    }
+    spec = {"groups": {"type": "array", "items": group}}
+    return {"type": "object", "properties": {"spec": {"type": "object", "properties": spec}}}
+
+
+def _podmonitor_schema() -> dict[str, Any]:
+    duration = _duration()
     texts = {"type": "array", "items": _text()}
     labels = {"type": "object", "additionalProperties": _text()}
     relabeling = {"sourceLabels": texts, "separator": _text(), "targetLabel": _text()}
@@ -118,10 +141,12 @@ def plane(
     """A control plane that has the CRDs of the Prometheus Operator and of cert-manager, and nothing of ours."""
     plane = started(tmp_path_factory.mktemp("chart") / "controlplane", binaries)
     try:
-        crd = yaml.safe_load(yaml.safe_dump(PODMONITOR_CRD))
-        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = _podmonitor_schema()
-        others = [_cert_manager_crd(kind) for kind in ("Certificate", "Issuer")]
-        plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([crd, *others]))
+        crds = [
+            _crd("PodMonitor", _podmonitor_schema()),
+            _crd("PrometheusRule", _prometheusrule_schema()),
+            *(_cert_manager_crd(kind) for kind in ("Certificate", "Issuer")),
+        ]
+        plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(crds))
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         yield plane
     finally:

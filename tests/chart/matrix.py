@@ -45,6 +45,14 @@ MATRIX: Final[dict[str, dict[str, Any]]] = {
             },
         ],
         "podMonitor": {"create": True, "labels": {"release": "prom"}},
+        "prometheusRule": {
+            "create": True,
+            "labels": {"release": "prom"},
+            "alertLabels": {"team": "storage"},
+            "runbookUrl": "https://runbooks.example/",
+            "alerts": {"StorageFormatGateClosed": {"for": "5m", "severity": "page"}},
+        },
+        "dashboard": {"create": True, "annotations": {"folder": "Storage"}, "namespace": "default"},
         "networkPolicy": {
             "create": True,
             "metricsFrom": [{"podSelector": {}}],

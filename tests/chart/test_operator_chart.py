@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+import alertrules
 import chartdocs
+import dashboard
 from format_operator import manifests
 from format_operator.api.names import GROUP
 from format_operator.controller.settings import controller_settings
@@ -260,6 +262,69 @@ def test_an_instance_is_a_pod_by_name(helm: Helm) -> None:
     assert anywhere["spec"]["namespaceSelector"] == {"any": True}
 
 
+def alerts_of(helm: Helm, **values: Any) -> list[Object]:
+    rule = only(helm.template({"prometheusRule": {"create": True, **values}}), "PrometheusRule")
+    (group,) = rule["spec"]["groups"]
+    found: list[Object] = group["rules"]
+    return found
+
+
+def test_the_alerts_are_those_that_promtool_judges(helm: Helm) -> None:
+    """With default values the PrometheusRule has the rules of `python -m alertrules`, and only when it is asked for."""
+    assert not of_kind(helm.template(), "PrometheusRule")
+    assert [{"name": "storageformat", "rules": alerts_of(helm)}] == alertrules.groups()["groups"]
+
+
+def test_an_alert_can_be_otherwise(helm: Helm) -> None:
+    """Each may be left out or have another duration, severity and threshold; all get labels and the page's address."""
+    changes = {
+        "StorageFormatGateClosed": {"for": "5m", "severity": "page"},
+        "StorageFormatBackupOverdue": {"threshold": 86400},
+        "StorageFormatVolumeNearlyFull": {"threshold": 0.25},
+        "StorageFormatWorkerHung": {"threshold": 0},
+        "StorageFormatBackupPinned": {"enabled": False},
+    }
+    found = alerts_of(
+        helm, alerts=changes, alertLabels={"team": "a"}, runbookUrl="https://x/runbooks/"
+    )
+    by_name = {one["alert"]: one for one in found}
+    assert set(by_name) == {one["alert"] for one in alertrules.alerts()} - {
+        "StorageFormatBackupPinned"
+    }
+    gate = by_name["StorageFormatGateClosed"]
+    assert (gate["for"], gate["labels"]) == ("5m", {"severity": "page", "team": "a"})
+    assert by_name["StorageFormatBackupOverdue"]["expr"].endswith("> 86400")
+    assert "< 0.25" in by_name["StorageFormatVolumeNearlyFull"]["expr"]
+    assert by_name["StorageFormatWorkerHung"]["expr"].endswith("> 0")
+    for name, one in by_name.items():
+        assert one["annotations"]["runbook_url"] == f"https://x/runbooks/{name}.md"
+        assert one["labels"]["team"] == "a"
+    assert all("runbook_url" not in one["annotations"] for one in alerts_of(helm))
+
+
+def test_an_alert_that_is_none_is_named(helm: Helm) -> None:
+    """A change of an alert that does not exist would be lost otherwise."""
+    values = {"prometheusRule": {"create": True, "alerts": {"GateClosed": {"for": "1m"}}}}
+    done = helm.run(
+        "template", "x", str(OPERATOR), "--values", "-", stdin=yaml.safe_dump(values), check=False
+    )
+    assert "there is no alert GateClosed; there is StorageFormatNeedsPerson," in done.stderr
+
+
+def test_the_dashboard(helm: Helm) -> None:
+    """A ConfigMap that Grafana's sidecar finds by its label, with the committed file, where it is asked for."""
+    assert not of_kind(helm.template(), "ConfigMap")
+    found = only(helm.template({"dashboard": {"create": True}}), "ConfigMap")
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["namespace"] == NAMESPACE
+    assert found["data"]["storageformat.json"].strip() == dashboard.FILE.read_text().strip()
+    values = {"create": True, "labels": {"mine": "x"}, "annotations": {"folder": "a"}}
+    other = only(helm.template({"dashboard": {**values, "namespace": "grafana"}}), "ConfigMap")
+    assert other["metadata"]["labels"]["mine"] == "x"
+    assert other["metadata"]["annotations"] == {"folder": "a"}
+    assert other["metadata"]["namespace"] == "grafana"
+
+
 def test_annotations_for_a_plain_prometheus(helm: Helm) -> None:
     """The controller's pods carry prometheus.io annotations; what one adds wins."""
     deployment = only(helm.template({"podAnnotations": {"a": "b"}}), "Deployment")
@@ -338,6 +403,12 @@ def test_names(helm: Helm, release: str, values: dict[str, str], name: str) -> N
         ({"commonLabels": {"a": 1}}, "at '/commonLabels/a': got number, want string"),
         ({"metrics": {"port": 0}}, "at '/metrics/port': minimum"),
         ({"podMonitor": {"interval": "often"}}, "at '/podMonitor/interval'"),
+        (
+            {"prometheusRule": {"alerts": {"StorageFormatGateClosed": {"for": "soon"}}}},
+            "at '/prometheusRule/alerts/StorageFormatGateClosed/for'",
+        ),
+        ({"prometheusRule": {"runbookUrl": "docs"}}, "at '/prometheusRule/runbookUrl'"),
+        ({"logFormat": "xml"}, "at '/logFormat': value must be one of"),
         ({"crds": {"install": True}}, "at '/crds': additional properties 'install' not allowed"),
         ({"topologySpreadConstraints": [{}]}, "at '/topologySpreadConstraints/0': missing"),
     ],
