@@ -27,6 +27,17 @@ from format_operator.api.schema import (
 )
 
 MAX_FAILURES: Final = 10
+#: Reasons of a FormatState that only a person can settle: the kinds of the store's NeedsAttention.
+NEEDS_PERSON: Final = frozenset(
+    {
+        "NeedsAttention",
+        "PrimaryUnsound",
+        "PreimageLost",
+        "StrayWrites",
+        "OutcomeUnknown",
+        "UnreadableManifest",
+    }
+)
 MAX_MESSAGE: Final = 4096
 
 _REASON: Final = String(128)

@@ -210,6 +210,7 @@ class Controller:
             self._afresh = set(KINDS)
             self._sweeps = dict.fromkeys(KINDS, time.monotonic())
             self._sweep_wanted.set()
+            self.reconciler.lead()
         else:
             self.metrics.stand_by()
 

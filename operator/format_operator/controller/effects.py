@@ -7,6 +7,7 @@ controller, changes nothing. What was done is put into the cache at once: the wa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -210,21 +211,40 @@ class Effects:
 
     async def tell(self, storageformat: StorageFormat, event: Event) -> None:
         """Post an event about the StorageFormat; one that is lost is not missed."""
+        about = {
+            "apiVersion": API_VERSION,
+            "kind": KIND_STORAGEFORMAT,
+            "name": storageformat.name,
+            "namespace": storageformat.namespace,
+            "uid": storageformat.uid,
+        }
+        await self._post(about, event)
+
+    async def tell_of_pod(self, storageformat: StorageFormat, state: State, event: Event) -> None:
+        """Post it about the pod and about the StorageFormat: whoever describes either finds it."""
+        if state.pod_uid is not None:
+            about = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "name": state.pod,
+                "namespace": state.namespace,
+                "uid": state.pod_uid,
+            }
+            of = f"StorageFormat {storageformat.name}: {event.message}"
+            await self._post(about, replace(event, message=of))
+        of = f"pod {state.pod}: {event.message}"
+        await self.tell(storageformat, replace(event, message=of))
+
+    async def _post(self, about: dict[str, Any], event: Event) -> None:
         now = self._now()
         body = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {
-                "generateName": f"{storageformat.name}.",
-                "namespace": storageformat.namespace,
+                "generateName": f"{about['name']}.",
+                "namespace": about["namespace"],
             },
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND_STORAGEFORMAT,
-                "name": storageformat.name,
-                "namespace": storageformat.namespace,
-                "uid": storageformat.uid,
-            },
+            "involvedObject": about,
             "type": event.kind,
             "reason": event.reason,
             "message": event.message,
@@ -235,6 +255,6 @@ class Effects:
             "count": 1,
         }
         try:
-            await self._api.create_event(storageformat.namespace, body)
+            await self._api.create_event(about["namespace"], body)
         except RequestFailed as error:
             self._log.debug("event lost", error=error)

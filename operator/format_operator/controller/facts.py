@@ -75,6 +75,16 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """The last conversion or recovery of a pod: when (RFC 3339), how, its id, and more for people."""
+
+    at: str
+    result: str
+    conversion_id: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """A FormatState: the permit that was given, and the sidecar's report."""
 
@@ -100,6 +110,8 @@ class State:
     protocol: str | None
     databases: tuple[int, int, int, int] | None = None
     """For a glob: total, converted, pending, failed."""
+    conversion: Ended | None = None
+    recovery: Ended | None = None
 
 
 @dataclass(frozen=True, slots=True)

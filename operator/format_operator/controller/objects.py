@@ -15,7 +15,7 @@ from format_operator.api import podspec
 from format_operator.api.injection import INJECT, Asked, parse_inject
 from format_operator.api.models import Gate, Permit, Phase
 from format_operator.api.names import READS_ANNOTATION, parse_reads
-from format_operator.controller.facts import Kind, Owner, Pod, Served, State, Workload, under
+from format_operator.controller.facts import Ended, Kind, Owner, Pod, Served, State, Workload, under
 
 Object = Mapping[str, Any]
 
@@ -84,7 +84,33 @@ def state(body: Object) -> State:
             if isinstance(databases, Mapping)
             else None
         ),
+        conversion=_conversion(status.get("lastConversion")),
+        recovery=_recovery(status.get("lastRecovery")),
     )
+
+
+def _conversion(last: Any) -> Ended | None:
+    if not isinstance(last, Mapping):
+        return None
+    said = [f"{last.get('from') or 'an unknown format'} → {last.get('to') or '?'}"]
+    if last.get("rows") is not None:
+        said.append(f"{last['rows']} rows")
+    if last.get("bytesBefore") is not None and last.get("bytesAfter") is not None:
+        said.append(f"{last['bytesBefore']} → {last['bytesAfter']} bytes")
+    if last.get("durationSeconds") is not None:
+        said.append(f"{float(last['durationSeconds']):.1f} s")
+    return _ended(last, "result", ", ".join(said))
+
+
+def _recovery(last: Any) -> Ended | None:
+    if not isinstance(last, Mapping):
+        return None
+    return _ended(last, "outcome", str(last.get("detail") or ""))
+
+
+def _ended(last: Mapping[str, Any], key: str, detail: str) -> Ended:
+    identity = str(last.get("conversionID") or "")
+    return Ended(str(last.get("at") or ""), str(last.get(key) or ""), identity, detail)
 
 
 def stateful_set(body: Object) -> Workload:

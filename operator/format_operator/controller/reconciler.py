@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from format_operator.api.conditions import ConditionType
+from format_operator.api.conditions import ConditionType, timestamp
 from format_operator.api.models import StorageFormat, StorageFormatStatus
 from format_operator.api.schema import InvalidObject
 from format_operator.controller import events, report
@@ -21,6 +21,8 @@ from format_operator.controller.cache import Cache, Key, Watched
 from format_operator.controller.cluster import RequestFailed
 from format_operator.controller.decide import decide
 from format_operator.controller.effects import Effects
+from format_operator.controller.events import Seen
+from format_operator.controller.facts import State
 from format_operator.controller.metrics import ControllerMetrics
 from format_operator.controller.plan import RolloutPhase
 from format_operator.runtime.log import Log
@@ -59,7 +61,14 @@ class Reconciler:
         #: How long the present wait is, and until when.
         self._retries: dict[Key, tuple[float, float]] = {}
         self._written_at: dict[Key, float] = {}
+        self._seen: dict[Key, dict[str, Seen]] = {}
+        self._since = timestamp(now())
         self._wake = asyncio.Event()
+
+    def lead(self) -> None:
+        """What happened so far was another instance's to tell."""
+        self._seen.clear()
+        self._since = timestamp(self._now())
 
     def mark(self, keys: Iterable[Key]) -> None:
         """Something changed that concerns these StorageFormats."""
@@ -129,6 +138,7 @@ class Reconciler:
         watched = self._cache.storageformat(key)
         if watched is None:
             self._metrics.forget(key)
+            self._seen.pop(key, None)
             self._written_at.pop(key, None)
             return None
         storageformat = watched.parsed
@@ -149,9 +159,21 @@ class Reconciler:
         if self._may_act():
             self._metrics.show(key, counts, decision.phase)
             self._metrics.show_conditions(key, status.conditions)
+            await self._tell_of_pods(key, storageformat, snapshot.states)
         held_back = await self._report(key, watched, storageformat, before, status)
         delays = (decision.wake_in, held_back, self._resync)
         return min(one for one in delays if one is not None)
+
+    async def _tell_of_pods(
+        self, key: Key, storageformat: StorageFormat, states: Mapping[str, State]
+    ) -> None:
+        """What their reports have that was not told yet; a lost event is not told again."""
+        seen = self._seen.get(key, {})
+        now = self._seen[key] = {}
+        for pod, state in states.items():
+            now[pod], news = events.of_state(seen.get(pod), state, self._since)
+            for event in news:
+                await self._effects.tell_of_pod(storageformat, state, event)
 
     async def _report(
         self,
