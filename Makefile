@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)/devtools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs docs-serve proof bench bench-cluster bench-scale audit dist reproducible cluster cluster-down plugin
+.PHONY: help demo test lint docs docs-serve proof picture bench bench-cluster bench-scale audit dist reproducible cluster cluster-down plugin
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,7 +21,7 @@ demo: ## a real database converted, a sidecar killed meanwhile (API=real: on a r
 test: ## all tests; ARGS="-k words" for some of them
 	$(RUN) --group test pytest $(ARGS)
 
-lint: ## style, types, import contracts, generated manifests
+lint: ## style, types, import contracts, generated manifests and dashboard
 	$(RUN) --group dev ruff check
 	$(RUN) --group dev ruff format --check
 	$(RUN) --group dev mypy
@@ -39,6 +39,12 @@ docs-serve: ## the same at http://127.0.0.1:8000, following what you write; ARGS
 
 proof: ## every proof that nothing is lost, in its long form; ARGS="--only histories" for some
 	$(RUN) --group test python -m tests.proof $(ARGS)
+
+picture: ## the picture in docs/monitoring.md, of a real rollout on a real cluster; as root
+	@mkdir -p build docs/images
+	STORAGEFORMAT_REQUIRE_ALL=1 STORAGEFORMAT_DASHBOARD_ANSWERS=$(CURDIR)/build/dashboard-answers.json \
+		$(RUN) --group test --group bench pytest -q tests/cluster/test_prometheus.py
+	$(RUN) --group bench python -m dashboard_picture build/dashboard-answers.json docs/images/dashboard.png
 
 bench: ## measures speed and memory, prints a table
 	$(RUN) --group bench --group demo python bench/run.py $(ARGS)

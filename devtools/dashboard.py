@@ -206,7 +206,10 @@ ROWS: Final = (
                 "Totals come from the volumes' histories.",
                 (
                     Query(
-                        f"sum by (result) (storageformat_conversions_total{{{POD}}})", "{{result}}"
+                        # A pod that is being replaced is not scraped; its volume's total does not fall.
+                        "sum by (result) "
+                        f"(max_over_time(storageformat_conversions_total{{{POD}}}[10m]))",
+                        "{{result}}",
                     ),
                 ),
                 overrides=(("succeeded", "green"), ("failed", "red"), ("refused", "orange")),
@@ -380,9 +383,9 @@ ROWS: Final = (
                 colours=_GOOD_AT_1,
             ),
             Panel(
-                "Seconds since everything was listed",
+                "Last full list",
                 "stat",
-                "Of the kind that waits longest; every five minutes.",
+                "Seconds ago, of the kind that waits longest; every five minutes.",
                 (
                     Query(
                         "max(time() - storageformat_controller_last_list_timestamp_seconds)",
@@ -454,7 +457,7 @@ ROWS: Final = (
                 width=6,
             ),
             Panel(
-                "Scrape errors and watches begun anew",
+                "Scrape errors, watches begun anew",
                 "timeseries",
                 "Both are 0 on a good day.",
                 (
