@@ -62,7 +62,7 @@ dist: ## what a release consists of besides the image: wheel, source, manifests,
 	rm -rf dist
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(UV) build --quiet --no-create-gitignore
 	$(UV) export --quiet --frozen --preview-features sbom-export --format cyclonedx1.5 \
-		--extra operator --no-dev --output-file dist/sbom.cdx.json
+		--extra operator --extra otel --no-dev --output-file dist/sbom.cdx.json
 	for one in deploy/crds/*.yaml; do echo ---; cat $$one; done > dist/crds.yaml
 
 reproducible: ## the image built twice from nothing, and compared; as root

@@ -68,7 +68,9 @@ def _audited() -> list[dict[str, Any]]:
         locked = Path(folder, "requirements.txt")
         export = [uv, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project"]
         subprocess.run(
-            [*export, "--extra=operator", f"--output-file={locked}"], cwd=ROOT, check=True
+            [*export, "--extra=operator", "--extra=otel", f"--output-file={locked}"],
+            cwd=ROOT,
+            check=True,
         )
         audit = [sys.executable, "-m", "pip_audit", "--disable-pip", "--progress-spinner=off"]
         # It exits with 1 for whatever it finds, and also for a database that it cannot reach.
