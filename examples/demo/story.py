@@ -109,7 +109,7 @@ _TOLD: tuple[tuple[str, str, str], ...] = (
         "yellow",
     ),
     (
-        r"info converting .*target=(?P<target>\S+)",
+        r"info conversion needed .*target=(?P<target>\S+)",
         "the gate is connected: converting to {target}",
         "",
     ),
@@ -119,13 +119,13 @@ _TOLD: tuple[tuple[str, str, str], ...] = (
         "",
     ),
     (
-        r"info done .*outcome=converted rows=(?P<rows>\d+)",
+        r"info conversion ended .*outcome=converted rows=(?P<rows>\d+)",
         "backup deleted; {rows} records converted",
         "",
     ),
 )
 #: What went wrong is told as it was said.
-_WRONG = re.compile(r"Z (?:error .*|warning (?:not converted|recovery failed|cannot) .*)")
+_WRONG = re.compile(r"Z (?:error .*|warning (?:conversion ended|recovery failed|cannot) .*)")
 
 
 def _tell(pod: Pod, line: str, killed: int | None, show: Show) -> None:

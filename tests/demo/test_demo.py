@@ -78,6 +78,8 @@ def test_it_proves_what_it_says(start: Any, tmp_path: Path) -> None:
         r"index-1 +SIGKILL to the sidecar's worker",
         r"index-1 +the database is as it was, byte for byte",
         r"index-1 +recovered: the unfinished copy is discarded",
+        r"index-0 +the gate is connected: converting to v2",
+        r"index-0 +backup deleted; [\d,]+ records converted",
         r"index\.index-1 +Converted +v2 +v2 +Open",
         r'storageformat_recoveries_total\{outcome="discarded"\} 1\.0',
         r'storageformat_conversions_total\{result="succeeded"\} 1\.0',
