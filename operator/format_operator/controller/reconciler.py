@@ -91,7 +91,8 @@ class Reconciler:
                 await self._one(key)
             wait = min(self._due.values(), default=now + 60.0) - time.monotonic()
             try:
-                await asyncio.wait_for(self._wake.wait(), max(0.05, min(wait, 60.0)))
+                async with asyncio.timeout(max(0.05, min(wait, 60.0))):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

@@ -70,7 +70,8 @@ class Poller:
         until = time.monotonic() + delay
         while (left := until - time.monotonic()) > 0:
             try:
-                await asyncio.wait_for(self._kick.wait(), min(left, _WAITING_SECONDS))
+                async with asyncio.timeout(min(left, _WAITING_SECONDS)):
+                    await self._kick.wait()
             except TimeoutError:
                 if self._in_a_hurry():
                     return False

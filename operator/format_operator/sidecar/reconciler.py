@@ -123,7 +123,9 @@ class Reconciler:
                 self._log.failure("internal error, trying again", error)
                 delay = _AFTER_A_BUG_SECONDS
             try:
-                await asyncio.wait_for(self._wake.wait(), delay)
+                # Not wait_for: in Python 3.11 it takes an event that comes together with the end for the event alone.
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

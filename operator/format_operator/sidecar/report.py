@@ -73,7 +73,8 @@ class Reporter:
         while True:
             # The time is up for a retry, or for progress that was held back.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._news.wait()
             await asyncio.sleep(_TOGETHER_SECONDS)
             self._news.clear()
             try:
