@@ -211,6 +211,10 @@ def test_file_of_another_user(shop: Shop) -> None:
         says = ("owned by 4321", "runs as 10001", "Set runAsUser: 4321 on the sidecar")
         degraded(shop, "WrongUser", *says)
         eventually(lambda: told_as_event(shop, "WrongUser", *says), "an event tells it")
+        described = ("describe", "pod", f"orders-{FAILING}", "-n", shop.namespace)
+        told = shop.cluster.kubectl(*described).stdout
+        assert "ConversionRefused" in told
+        assert "WrongUser" in told
         assert shop.summary(FAILING) == before[FAILING]
         assert database.read_bytes() == content
 
