@@ -194,7 +194,10 @@ def _sidecar(options: SnippetOptions) -> dict[str, Any]:
             _field("NODE_NAME", "spec.nodeName"),
             _field("STORAGEFORMAT_READS", f"metadata.annotations['{READS_ANNOTATION}']"),
             *(dict(variable) for variable in options.env),
-            *({"name": name, "value": _literal(value)} for name, value in options.variables.items()),
+            *(
+                {"name": name, "value": _literal(value)}
+                for name, value in options.variables.items()
+            ),
         ],
         "ports": [
             {
