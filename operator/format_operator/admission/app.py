@@ -179,7 +179,7 @@ class Webhook:
 def main(argv: Sequence[str] | None = None) -> int:
     """``storageformat webhook``."""
     settings = webhook_settings(sys.argv[1:] if argv is None else argv)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, role="webhook")
     log = Log()
     try:
         code = asyncio.run(_run(settings, log))

@@ -12,10 +12,12 @@ from typing import Final
 
 from format_operator import __version__
 from format_operator.admission.inject import MESHES, Defaults
+from format_operator.runtime import lines
 from format_operator.settings import (
     DEFAULT_METRICS_PORT,
     ApiServer,
     add_api_options,
+    add_log_options,
     api_server,
     sidecar_settings,
 )
@@ -53,6 +55,7 @@ class WebhookSettings:
     drain: float = 5.0
     api: ApiServer = field(default_factory=ApiServer)
     log_level: str = "info"
+    log_format: str = lines.TEXT
 
 
 def webhook_settings(
@@ -75,6 +78,7 @@ def webhook_settings(
         drain=given.drain,
         api=api_server(given),
         log_level=given.log_level,
+        log_format=given.log_format,
     )
 
 
@@ -176,7 +180,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         help="serve on for so long when told to stop (%(default)s)",
     )
     add_api_options(parser)
-    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    add_log_options(parser)
     return parser
 
 
