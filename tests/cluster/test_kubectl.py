@@ -112,7 +112,7 @@ def test_from_the_plan_to_the_bundle(cluster: Cluster, shop: Shop, tmp_path: Pat
 
 def done(log: Path, ordinal: int) -> bool:
     """Whether the log that is followed has the end of that pod's conversion."""
-    line = rf"^\[orders-{ordinal}/storageformat\] .* done .*outcome=converted"
+    line = rf"^\[orders-{ordinal}/storageformat\] .* conversion ended .*outcome=converted"
     return re.search(line, log.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
@@ -190,7 +190,7 @@ def bundle(admin: Plugin, folder: Path) -> None:
     wanted |= {f"{kind}/orders-0.{end}" for kind, end in (("inspect", "json"), ("metrics", "txt"))}
     assert wanted <= files.keys()
     assert "nothing is missing" in files["README.txt"]
-    assert "not converted" in files["logs/orders-1/storageformat.log"]
+    assert "conversion ended" in files["logs/orders-1/storageformat.log"]
     assert "Stopped" in files["status.txt"]
     (inspected,) = json.loads(files["inspect/orders-0.json"])
     assert inspected["state"] == "marked"

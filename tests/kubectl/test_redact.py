@@ -167,8 +167,8 @@ def test_nothing_of_a_pod_that_may_be_secret() -> None:
 
 
 LOG = f"""\
-2026-03-01T11:00:00.000Z info converting storageformat=orders path=/data/orders.db target=v2
-2026-03-01T11:00:01.000Z warning not converted storageformat=orders reason=UnconvertibleValue error="key '{CANARY}'" hint="{CANARY}"
+2026-03-01T11:00:00.000Z info conversion needed storageformat=orders database=/data/orders.db bytes=3
+2026-03-01T11:00:01.000Z warning conversion ended storageformat=orders reason=UnconvertibleValue message="key '{CANARY}'" hint="{CANARY}"
 2026-03-01T11:00:02.000Z info state storageformat=orders phase=Refused reason=UnconvertibleValue message="key '{CANARY}'"
 2026-03-01T11:00:03.000Z info state phase=Converted reason=InTargetFormat message="the database is in v2"
 2026-03-01T11:00:04.000Z error kopf.reactor: something {CANARY}
@@ -180,7 +180,7 @@ ValueError: {CANARY}
 2026-03-01T11:00:06Z gate=closed database=orders reason=UnconvertibleValue message="key '{CANARY}'"
 2026-03-01T11:00:07Z gate=open {CANARY}
 {CANARY}
-{{"ts": "2026-03-01T11:00:08Z", "level": "info", "event": "done", "rows": 3, "error": "{CANARY}", "{CANARY[:3]}x": "{CANARY}"}}
+{{"ts": "2026-03-01T11:00:08Z", "level": "info", "event": "conversion ended", "rows": 3, "error": "{CANARY}", "{CANARY[:3]}x": "{CANARY}"}}
 """
 
 
@@ -189,12 +189,12 @@ def test_logs_keep_events_and_numbers_only() -> None:
     told = Redactor("/data/orders.db", ["v1", "v2"]).log(LOG)
     assert CANARY not in told
     for kept in (
-        "info converting storageformat=orders path=/data/orders.db target=v2",
-        "warning not converted storageformat=orders reason=UnconvertibleValue error=(withheld",
+        "info conversion needed storageformat=orders database=/data/orders.db bytes=3",
+        'warning conversion ended storageformat=orders reason=UnconvertibleValue message="(withheld',
         'reason=InTargetFormat message="the database is in v2"',
         'site-packages/format_operator/sidecar/work.py", line 80, in recover',
         "gate=closed database=orders reason=UnconvertibleValue",
-        '"event": "done", "rows": 3',
+        '"event": "conversion ended", "rows": 3',
     ):
         assert kept in told
     assert len(told.splitlines()) == len(LOG.splitlines())
@@ -207,7 +207,7 @@ def test_no_line_of_anybodys_gets_through(text: str) -> None:
     for made in (
         line,
         f"2026-03-01T11:00:00.000Z info {line}",
-        f"2026-03-01T11:00:00.000Z info converting a={line}",
+        f"2026-03-01T11:00:00.000Z info conversion needed a={line}",
     ):
         assert CANARY not in Redactor("/data/orders.db", []).log(made)
 
@@ -217,8 +217,8 @@ def test_files_that_a_glob_matches_are_numbers() -> None:
     redactor = Redactor("/data/tenants/*.db", [])
     assert redactor.path(f"/data/tenants/{CANARY}.db") == "/data/tenants/database-1"
     assert redactor.path("/data/tenants/*.db") == "/data/tenants/*.db"
-    line = f"2026-03-01T11:00:00.000Z info converting path=/data/tenants/{CANARY}.db"
-    assert redactor.log(line).endswith("path=/data/tenants/database-1")
+    line = f"2026-03-01T11:00:00.000Z info conversion needed database=/data/tenants/{CANARY}.db"
+    assert redactor.log(line).endswith("database=/data/tenants/database-1")
     scrape = f'# HELP x {CANARY}\nx{{database="/data/tenants/{CANARY}.db",other="{CANARY}"}} 1.0\n'
     assert (
         redactor.metrics(scrape) == 'x{database="/data/tenants/database-1",other="(withheld)"} 1.0'
@@ -262,4 +262,4 @@ def test_every_event_that_is_kept_is_one_of_ours() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert sorted(redact.EVENTS - texts) == []
-    assert {"converting", "done", "not converted", "recovered", "state"} <= redact.EVENTS
+    assert {"conversion needed", "conversion ended", "recovered", "state"} <= redact.EVENTS
