@@ -19,7 +19,7 @@ STORE, CLUSTER = ((ROOT / page).read_text(encoding="utf-8") for page in messages
 #: Words of Kubernetes and of HTTP among the CamelCase ones, and what is only a part of a reason.
 NO_REASONS = frozenset({
     "Accept", "Always", "AndUnreadable", "Authorization", "Closed", "DaemonSet", "Date", "Deployment", "DoesNotExist",
-    "Event", "Eviction", "Exists", "Failed", "In", "Lease", "Normal", "NotIn", "OnDelete", "Open", "Ready", "Recreate",
+    "Event", "Eviction", "Exists", "Failed", "In", "Lease", "Normal", "NotIn", "OnDelete", "Open", "Pod", "Ready", "Recreate",
     "RollingUpdate", "StatefulSet", "Succeeded", "Success", "True", "Warning",
 })  # fmt: skip
 
