@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from format_operator.admission.settings import GeneratedCertificates, webhook_settings
+from tests.admission.pods import injected, pod
 
 IMAGE = ("--image", "r/i:1")
 MADE = ("--certificate-secret", "s", "--configuration", "c", "--host", "h.n.svc", "--host", "h.n")
@@ -28,6 +29,13 @@ def test_what_pods_get() -> None:
     assert settings.defaults.api_addresses == ("10.96.0.1/32",)
     settings = webhook_settings([*options, "--mesh-address", "fd00::1"], {})
     assert settings.defaults.api_addresses == ("fd00::1/128",)
+
+
+def test_what_pods_get_writes_as_the_webhook_does() -> None:
+    """One word for all logs of an installation: sidecar and gate."""
+    settings = webhook_settings([*IMAGE, "--certificate-dir", "/c", "--log-format", "json"], {})
+    for one in injected(pod(), settings.defaults)["spec"]["initContainers"]:
+        assert "--log-format json" in " ".join(one["args"])
 
 
 @pytest.mark.parametrize(

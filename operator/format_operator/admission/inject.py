@@ -18,6 +18,7 @@ from format_operator.admission.refusal import Refusal, Refused
 from format_operator.api import injection as keys
 from format_operator.api.injection import Asked, parse_inject
 from format_operator.api.names import GROUP
+from format_operator.runtime import lines
 from format_operator.settings import DEFAULT_METRICS_PORT
 from format_operator.snippet import (
     DEFAULT_MIGRATIONS_PATH,
@@ -67,6 +68,8 @@ class Defaults:
     requests: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_REQUESTS))
     limits: Mapping[str, str] = field(default_factory=dict)
     sidecar_args: tuple[str, ...] = ()
+    log_format: str = lines.TEXT
+    """The webhook's own: sidecar and gate write as it does."""
     meshes: tuple[str, ...] = ()
     api_addresses: tuple[str, ...] = ()
     """CIDRs of the API server as pods see it, for the meshes."""
@@ -214,6 +217,7 @@ def _options(
             requests={**defaults.requests, **_quantities(annotations, keys.REQUESTS)},
             limits={**defaults.limits, **_quantities(annotations, keys.LIMITS)},
             sidecar_args=(*defaults.sidecar_args, *_pickles(annotations)),
+            log_format=defaults.log_format,
             migrations=migrations if keys.MIGRATIONS in annotations else None,
             migrations_path=at if has_path else DEFAULT_MIGRATIONS_PATH,
         )

@@ -196,6 +196,7 @@ def _defaults(
         else _quantities(parser, "request", given.request),
         limits=_quantities(parser, "limit", given.limit or ()),
         sidecar_args=tuple(given.sidecar_arg),
+        log_format=given.log_format,
         meshes=tuple(dict.fromkeys(given.mesh)),
         api_addresses=_addresses(parser, given, environ) if given.mesh else (),
         release=__version__,
