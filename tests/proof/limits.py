@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,9 @@ def without_descriptors(bench: Bench, scenario: Scenario, left: range = DESCRIPT
     return bench.limit(scenario, "NOFILE", left)
 
 
-def with_dying_workers(bench: Bench, scenario: Scenario, exchanges: range = EXCHANGES) -> Tally:
+def with_dying_workers(
+    bench: Bench, scenario: Scenario, exchanges: Sequence[int] = EXCHANGES
+) -> Tally:
     """A worker is killed, as by the kernel where memory ends, before each thing that it is given or gives."""
     return bench.vary(scenario, [{"worker_dies": number} for number in exchanges])
 

@@ -31,8 +31,10 @@ def test_without_open_files(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed(tmp_path: Path) -> None:
     """Whatever it was about to be given, or to give: WorkerFailed, and the database as it was."""
     with Bench(tmp_path) as bench:
+        # How many there are depends on how busy the machine is: the first are always there, the last never.
+        exchanges = [*limits.EXCHANGES[:4], limits.EXCHANGES[-1]]
         tally = limits.with_dying_workers(
-            bench, of_many_records(tmp_path, limits.RECORDS), limits.EXCHANGES[::5]
+            bench, of_many_records(tmp_path, limits.RECORDS), exchanges
         )
     assert tally.lost == []
     assert {"WorkerFailed", "done"} == tally.outcomes.keys()
