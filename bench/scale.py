@@ -72,12 +72,14 @@ class Mark:
         """Per pod, but for the seconds."""
         asked = self.sidecars - before.sidecars
         setup = {name: count for name, count in asked.items() if name.startswith(("list", "watch"))}
+        unanswered = sum(count for name, count in asked.items() if name.endswith("none"))
         ours = self.controller - before.controller
         told = self.deliveries - before.deliveries
         return {
             "seconds": self.at - before.at,
             # Without the two watches, which a pod sets up once, however often it converts.
-            "sidecar": (asked.total() - sum(setup.values())) / pods,
+            "sidecar": (asked.total() - sum(setup.values()) - unanswered) / pods,
+            "unanswered": unanswered / pods,
             "controller": ours.total() / pods,
             "sidecar_requests": _per(asked, pods),
             "controller_requests": _per(ours, pods),
@@ -227,7 +229,7 @@ def _is_ready(body: dict[str, Any]) -> bool:
 
 def table(results: list[dict[str, Any]]) -> str:
     columns = {
-        "pods": "pods", "storageformats": "objects", "seconds": "settled (s)", "sidecar": "sidecar asks", "controller": "controller asks",
+        "pods": "pods", "storageformats": "objects", "seconds": "settled (s)", "sidecar": "sidecar asks", "unanswered": "in vain", "controller": "controller asks",
         "sidecar_deliveries": "told per pod", "all_deliveries": "of all watches",
         "controller_cpu_seconds": "controller CPU (s)", "controller_mib": "controller (MiB)",
     }  # fmt: skip
@@ -275,13 +277,17 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
         ("controller: CPU (s)", [one["controller_cpu_seconds"] for one in results], None),
         ("from target to Ready (s)", [one["seconds"] for one in results], None),
     ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(18, 3.4), layout="constrained")
+    figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
+    *axes, empty = grid.flat
+    empty.set_axis_off()
     for axis, (title, values, limit) in zip(axes, panels, strict=True):
         axis.plot(pods, values, "o-", color="#2b6cb0")
+        top = None
         if limit is not None:
             axis.axhline(limit, color="#c53030", linestyle="--", linewidth=1)
             axis.annotate("limit", (pods[0], limit), color="#c53030", va="bottom")
-        axis.set(title=title, xlabel="pods", ylim=(0, None), xlim=(0, None))
+            top = max(limit, *values) * 1.15
+        axis.set(title=title, xlabel="pods", ylim=(0, top), xlim=(0, None))
         axis.title.set_fontsize(10)
     figure.savefig(file, metadata={"Date": None})
 
