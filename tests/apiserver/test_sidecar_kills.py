@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from controlplane import ControlPlane
+from format_store import open_store
 from format_store.layout import Layout
 from tests.apiserver.sidecars import (
     RECORDS,
@@ -117,6 +118,32 @@ def test_container_killed_in_mid_conversion(cluster: Cluster) -> None:
         again = cluster.reports(state_of(pod), phase="Converted", gate="Open")
         assert again["lastRecovery"] == status["lastRecovery"]
         assert again["lastConversion"] == status["lastConversion"]
+
+
+@pytest.mark.parametrize(("place", "outcome"), PLACES[1:3])
+def test_container_killed_on_the_way_back(cluster: Cluster, place: str, outcome: str) -> None:
+    """A database follows its app's rollback, and the container dies before the rename or after it: the next one recovers,
+    finishes the way back, and what the app had written since the first conversion is there."""
+    pod = cluster.pod()
+    cluster.create(wanted(pod, spec__onAppRollback="ConvertBack"))
+    first = cluster.sidecar(pod)
+    assert exit_of(pod.gate()) == 0
+    assert first.terminate() == 0
+    with open_store(pod.database) as store:
+        store["/written/since"] = {"paid": True}
+        store.commit()
+    pod.options["--reads"] = "v1"
+    killed, gate = cluster.sidecar(pod, pause_at=place), pod.gate()
+    paused(pod)
+    killed.kill_container()
+    assert len(pending(pod.database)) == 1
+    after = cluster.sidecar(pod)
+    assert exit_of(gate) == 0
+    status = cluster.reports(phase="Refused", reason="SkewBlocked", gate="Open")
+    assert status["currentFormat"] == "v1"
+    assert status["lastRecovery"]["outcome"] == outcome
+    assert_holds(pod.database, "v1", [*RECORDS, ("/written/since", {"paid": True})])
+    after.shows(CONVERSIONS % "succeeded", 2)
 
 
 def _totals(seen: dict[str, float]) -> dict[str, float]:
