@@ -8,17 +8,14 @@ its own configuration.
 
 from __future__ import annotations
 
-import json
-import ssl
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import aiohttp
 
 from format_operator import __version__
 from format_operator.api.names import GROUP, PLURAL_STORAGEFORMATS, VERSION
-from format_operator.runtime.clock import ServerClock
+from format_operator.runtime import rest
 from format_operator.runtime.credentials import Access
 
 Object = Mapping[str, Any]
@@ -50,36 +47,16 @@ class Conflict(RequestFailed):
     """The object is not the version that was read."""
 
 
-class Api:
+class Api(rest.Rest):
     """Use as an async context manager."""
 
     def __init__(self, access: Access, on_request: OnRequest) -> None:
-        self.clock = ServerClock()
-        self._access = access
-        self._on_request = on_request
-        self._session: aiohttp.ClientSession | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._trusted_at = -1.0
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers={
-                "Accept": "application/json",
-                "User-Agent": f"storageformat-webhook/{__version__}",
-            },
+        super().__init__(
+            access,
+            user_agent=f"storageformat-webhook/{__version__}",
             timeout=aiohttp.ClientTimeout(total=_SECONDS),
-            trust_env=False,
         )
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._on_request = on_request
 
     async def storageformat(self, namespace: str, name: str) -> Object:
         """Raises NotFound."""
@@ -117,40 +94,18 @@ class Api:
     async def _request(
         self, verb: str, resource: str, name: str, method: str, path: str, body: object = None
     ) -> dict[str, Any]:
-        assert self._session is not None, "use `async with`"  # noqa: S101 # a programming error
         operation = f"{verb} {resource} {name}"
-        headers = {}
+        kind = rest.JSON_PATCH if verb == "patch" else rest.JSON
         try:
-            if token := self._access.token():
-                headers["Authorization"] = f"Bearer {token}"
-            if body is not None:
-                kind = "application/json-patch+json" if verb == "patch" else "application/json"
-                headers["Content-Type"] = kind
-            async with self._session.request(
-                method,
-                self._access.url + path,
-                data=json.dumps(body).encode() if body is not None else None,
-                headers=headers,
-                ssl=self._current_tls() or True,
-                allow_redirects=False,
-            ) as response:
-                content, status = _json(await response.read()), response.status
-                if content is not None:
-                    self.clock.heard(response.headers.get("Date"))
-        except (aiohttp.ClientError, OSError) as error:
+            answer = await self.send(method, path, body, content_type=kind)
+        except rest.NoAnswer as error:
             self._on_request(verb, resource, "none")
-            raise RequestFailed(operation, _cause(error)) from error
+            raise RequestFailed(operation, str(error)) from error
+        content, status = answer.content, answer.status
         self._on_request(verb, resource, str(status))
         if status < 300 and content is not None and _name(content) == name:
             return content
         raise _failure(operation, status, content, f"{verb} {resource}", name)
-
-    def _current_tls(self) -> ssl.SSLContext | None:
-        changed_at = self._access.trust_changed_at()
-        if changed_at != self._trusted_at:
-            self._tls = self._access.tls()
-            self._trusted_at = changed_at
-        return self._tls
 
 
 def _secret(namespace: str, name: str) -> str:
@@ -181,19 +136,3 @@ def _failure(
 def _name(content: Object) -> object:
     metadata = content.get("metadata")
     return metadata.get("name") if isinstance(metadata, Mapping) else None
-
-
-def _json(raw: bytes) -> dict[str, Any] | None:
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect: {error.os_error}"  # its own text shows the TLS context's address
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -15,12 +15,8 @@ The ``kubernetes`` package would cost 28 MB of the pod's memory. Every error of 
 
 from __future__ import annotations
 
-import asyncio
-import json
-import ssl
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import aiohttp
 
@@ -30,7 +26,7 @@ from format_operator.api.names import (
     PLURAL_STORAGEFORMATS,
     VERSION,
 )
-from format_operator.runtime.clock import ServerClock
+from format_operator.runtime import rest
 from format_operator.runtime.credentials import Access
 
 _BASE: Final = f"/apis/{GROUP}/{VERSION}"
@@ -87,7 +83,7 @@ class Overloaded(ApiError):
     """The server cannot answer now."""
 
 
-class Kube:
+class Kube(rest.Rest):
     """Requests of one namespace. Use as an async context manager."""
 
     def __init__(
@@ -98,31 +94,10 @@ class Kube:
         user_agent: str,
         on_request: OnRequest | None = None,
     ) -> None:
-        self.clock = ServerClock()
-        self._access = access
+        timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS, connect=_CONNECT_SECONDS)
+        super().__init__(access, user_agent=user_agent, timeout=timeout)
         self._namespace = namespace
         self._on_request = on_request or _ignore
-        self._user_agent = user_agent
-        self._session: aiohttp.ClientSession | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._trusted_at = -1.0
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers={"Accept": "application/json", "User-Agent": self._user_agent},
-            timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS, connect=_CONNECT_SECONDS),
-            trust_env=False,
-        )
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     async def get_storageformat(self, name: str) -> dict[str, Any]:
         return await self._request("get", PLURAL_STORAGEFORMATS, name)
@@ -156,13 +131,15 @@ class Kube:
         operation = f"{verb} {resource} {self._namespace}/{name}".rstrip("/")
         method = {"get": "GET", "create": "POST", "patch": "PATCH"}[verb]
         try:
-            status, retry_after, content = await self._send(method, path, body)
-        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            kind = rest.MERGE_PATCH if verb == "patch" else rest.JSON
+            answer = await self.send(method, path, body, content_type=kind)
+        except rest.NoAnswer as error:
             self._on_request(verb, resource, "none")
-            raise Unreachable(_cause(error), operation=operation) from error
+            raise Unreachable(str(error), operation=operation) from error
+        status, content = answer.status, answer.content
         self._on_request(verb, resource, str(status))
         if status < 300:
-            if not isinstance(content, dict):
+            if content is None:
                 # A proxy's page, or a broken answer: nothing was said about the object.
                 raise Unreachable("the answer is not a JSON object", operation=operation)
             if not _is_of(content, name or str(((body or {}).get("metadata") or {}).get("name"))):
@@ -175,56 +152,25 @@ class Kube:
                 message = f"the kind is not installed: {plural}.{GROUP}"
                 raise NotServed(message, operation=operation, status=status)
             raise Unreachable("404, but not of the object", operation=operation, status=status)
-        raise _error(status, content, operation, f"{verb} {resource}", retry_after)
+        after = _retry_after(answer.retry_after)
+        raise _error(status, content, operation, f"{verb} {resource}", after)
 
     async def _lacks(self, plural: str) -> bool:
         """Whether the API server knows for certain that it does not have the kind."""
         for path, key, wanted in ((_BASE, "resources", plural), ("/apis", "groups", GROUP)):
             try:
-                status, _, content = await self._send("GET", path, None)
-            except (aiohttp.ClientError, OSError, ssl.SSLError):
+                answer = await self.send("GET", path)
+            except rest.NoAnswer:
                 return False
-            self._on_request("get", "discovery", str(status))
-            listed = content.get(key) if status == 200 and isinstance(content, dict) else None
+            self._on_request("get", "discovery", str(answer.status))
+            listed = (answer.content or {}).get(key) if answer.status == 200 else None
             if isinstance(listed, list):
                 return not any(
                     isinstance(one, dict) and one.get("name") == wanted for one in listed
                 )
-            if status != 404:
+            if answer.status != 404:
                 return False
         return False
-
-    async def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> tuple[int, float | None, object]:
-        assert self._session is not None, "use `async with`"  # noqa: S101 # a programming error
-        headers = {}
-        token = self._access.token()
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        if body is not None:
-            kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-            headers["Content-Type"] = kind
-        async with self._session.request(
-            method,
-            self._access.url + path,
-            data=json.dumps(body).encode() if body is not None else None,
-            headers=headers,
-            ssl=self._current_tls() or True,
-            allow_redirects=False,
-        ) as response:
-            raw = await response.read()
-            content = _json(raw)
-            if isinstance(content, dict):
-                self.clock.heard(response.headers.get("Date"))
-            return response.status, _retry_after(response.headers.get("Retry-After")), content
-
-    def _current_tls(self) -> ssl.SSLContext | None:
-        changed_at = self._access.trust_changed_at()
-        if changed_at != self._trusted_at:
-            self._tls = self._access.tls()
-            self._trusted_at = changed_at
-        return self._tls
 
 
 def _error(
@@ -265,22 +211,6 @@ def _retry_after(header: str | None) -> float | None:
         return min(max(0.0, float(header)), _LONGEST_RETRY_SECONDS) if header is not None else None
     except ValueError:
         return None  # a date: nobody sends one here
-
-
-def _json(raw: bytes) -> object:
-    try:
-        content: object = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return content
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, asyncio.TimeoutError | TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect: {error.os_error}"  # its own text shows the TLS context's address
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _ignore(verb: str, resource: str, code: str) -> None:
