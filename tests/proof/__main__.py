@@ -25,19 +25,19 @@ from tests.proof.report import Report, Row
 
 #: Modules beside this one with a function ``long(report)``, the longest first.
 PROOFS = (
-    "errors",
     "operator_side",
-    "hostile",
-    "crash_states",
-    "real_filesystems",
     "kills",
-    "mutations",
-    "openers",
-    "flush_failures",
+    "errors",
+    "hostile",
     "histories",
+    "openers",
+    "crash_states",
+    "mutations",
+    "real_filesystems",
     "soak",
-    "fuzzing",
     "limits",
+    "flush_failures",
+    "fuzzing",
     "disk_full",
 )
 
