@@ -3,6 +3,7 @@
 The environment says where: ``PAUSE_AT`` (touches ``paused``, waits for ``go`` in the working directory; SIGTERM
 aborts as usual), ``KILL_AT`` (SIGKILL, once: the file ``killed`` remembers). ``BEAT`` is how often the supervisor
 is told that the loop turns, in seconds; SIGUSR1 then makes it hang. ``AS_USER`` is the id that root is given up for.
+``WAIT`` is how long, in seconds, every failed attempt waits for the next.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from format_operator.sidecar import app
+from format_operator.sidecar import app, databases
 from format_store import Failpoints
 from tests.support import preloaded
 
@@ -64,6 +65,8 @@ if __name__ == "__main__":
     if beat := os.environ.get("BEAT"):
         app.Worker.beat_seconds = float(beat)
         signal.signal(signal.SIGUSR1, _hang)
+    if wait := os.environ.get("WAIT"):
+        databases.BACKOFF.update(dict.fromkeys(databases.BACKOFF, (float(wait), float(wait))))
     if uid := os.environ.get("AS_USER"):
         _become(int(uid))
     sys.exit(app.main(failpoints=Failpoints(actions())))

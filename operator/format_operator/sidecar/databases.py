@@ -22,7 +22,7 @@ _ATTENTION_SECONDS = 60.0
 #: What a look at a database may find that is no more so a moment later, while an app runs.
 _PASSING = frozenset({Disk.ABSENT, Disk.EMPTY, Disk.UNKNOWN})
 #: (first, longest) wait between attempts, in seconds.
-_BACKOFF = {
+BACKOFF = {
     FailureKind.TRY_AGAIN: (1.0, 15.0),
     FailureKind.REFUSED: (5.0, 300.0),
     FailureKind.FAILED: (5.0, 300.0),
@@ -47,7 +47,7 @@ class Database:
         """Remember the failure, and wait longer than after the one before."""
         kind = kind_of(error)
         attempts = self.failure.attempts + 1 if self.failure is not None else 1
-        first, longest = _BACKOFF[kind]
+        first, longest = BACKOFF[kind]
         self.retry_at = time.monotonic() + min(first * 2 ** (attempts - 1), longest)
         if isinstance(error, StoreError):
             reason = error.reason
