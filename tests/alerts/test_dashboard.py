@@ -14,6 +14,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 import dashboard
+from dashboard.__main__ import main
 from tests.docs.test_docs import documented_metrics
 from tests.support.requirements import requires
 
@@ -22,13 +23,13 @@ DOCUMENT: dict[str, Any] = json.loads(dashboard.FILE.read_text(encoding="utf-8")
 
 def test_it_is_current(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The chart's file is what the module writes; another one is told, and left as it is."""
-    assert dashboard.main([str(dashboard.FILE), "--check"]) == 0
+    assert main([str(dashboard.FILE), "--check"]) == 0
     stale = tmp_path / "dashboard.json"
     stale.write_text("{}")
-    assert dashboard.main([str(stale), "--check"]) == 1
+    assert main([str(stale), "--check"]) == 1
     assert "is stale" in capsys.readouterr().err
     assert stale.read_text() == "{}"
-    assert dashboard.main([str(stale)]) == 0
+    assert main([str(stale)]) == 0
     assert stale.read_text() == dashboard.FILE.read_text()
 
 

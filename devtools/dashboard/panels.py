@@ -1,4 +1,4 @@
-"""The Grafana dashboard of the chart: ``python -m dashboard FILE`` writes it, ``--check`` says whether it is current.
+"""What the dashboard shows: rows of panels, each with its queries and with what a reader learns from it.
 
 Sidecars' series have the labels ``namespace`` and ``pod`` from scraping; the controller's name the StorageFormat that
 they are about in ``storageformat_namespace`` and ``storageformat``.
@@ -6,21 +6,11 @@ they are about in ``storageformat_namespace`` and ``storageformat``.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-FILE: Final = Path(__file__).parents[1] / "charts/storageformat-operator/files/dashboard.json"
-_SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-#: Columns of Grafana's grid.
-_WIDTH: Final = 24
-
-POD: Final = 'namespace=~"$namespace",storageformat=~"$storageformat"'
-ABOUT: Final = 'storageformat_namespace=~"$namespace",storageformat=~"$storageformat"'
+_POD: Final = 'namespace=~"$namespace",storageformat=~"$storageformat"'
+_ABOUT: Final = 'storageformat_namespace=~"$namespace",storageformat=~"$storageformat"'
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ ROWS: Final = (
                 (
                     Query(
                         f"max by (storageformat_namespace, storageformat, phase) "
-                        f"(storageformat_controller_rollout_phase{{{ABOUT}}}) > 0",
+                        f"(storageformat_controller_rollout_phase{{{_ABOUT}}}) > 0",
                         "{{storageformat_namespace}}/{{storageformat}} {{phase}}",
                     ),
                 ),
@@ -80,7 +70,11 @@ ROWS: Final = (
                 "Pods by where they stand",
                 "timeseries",
                 "All pods of a selector: the rollout is over when all are Converted.",
-                (Query(f"sum by (state) (storageformat_controller_pods{{{ABOUT}}})", "{{state}}"),),
+                (
+                    Query(
+                        f"sum by (state) (storageformat_controller_pods{{{_ABOUT}}})", "{{state}}"
+                    ),
+                ),
                 width=12,
                 stacked=True,
                 overrides=(
@@ -98,7 +92,7 @@ ROWS: Final = (
                 (
                     Query(
                         "max by (storageformat_namespace, storageformat, condition, status, reason) "
-                        f"(storageformat_controller_condition{{{ABOUT}}})"
+                        f"(storageformat_controller_condition{{{_ABOUT}}})"
                     ),
                 ),
                 width=12,
@@ -110,7 +104,7 @@ ROWS: Final = (
                 (
                     Query(
                         "sum by (result) "
-                        f"(increase(storageformat_controller_evictions_total{{{ABOUT}}}[$__rate_interval]))",
+                        f"(increase(storageformat_controller_evictions_total{{{_ABOUT}}}[$__rate_interval]))",
                         "{{result}}",
                     ),
                 ),
@@ -128,7 +122,7 @@ ROWS: Final = (
                 (
                     Query(
                         "max by (namespace, pod, storageformat, database, phase, reason) "
-                        f"(storageformat_state_info{{{POD}}})"
+                        f"(storageformat_state_info{{{_POD}}})"
                     ),
                 ),
                 width=12,
@@ -139,7 +133,7 @@ ROWS: Final = (
                 "How many databases are in which format.",
                 (
                     Query(
-                        f"sum by (format) (storageformat_database_format_info{{{POD}}})",
+                        f"sum by (format) (storageformat_database_format_info{{{_POD}}})",
                         "{{format}}",
                     ),
                 ),
@@ -152,7 +146,8 @@ ROWS: Final = (
                 "Pods whose app is held back now.",
                 (
                     Query(
-                        f"count(storageformat_gate_open{{{POD}}} == 0) or vector(0)", "gates closed"
+                        f"count(storageformat_gate_open{{{_POD}}} == 0) or vector(0)",
+                        "gates closed",
                     ),
                 ),
                 width=4,
@@ -163,7 +158,7 @@ ROWS: Final = (
                 "Wait for a restart",
                 "stat",
                 "Pods that convert when they are restarted.",
-                (Query(f"sum(storageformat_restart_required{{{POD}}})", "wait"),),
+                (Query(f"sum(storageformat_restart_required{{{_POD}}})", "wait"),),
                 width=4,
                 height=5,
                 colours=((None, "green"), (1.0, "yellow")),
@@ -174,7 +169,7 @@ ROWS: Final = (
                 "Databases whose last attempt failed, by what that promises; attention: needs a person.",
                 (
                     Query(
-                        f"sum by (kind) (storageformat_databases_failing{{{POD}}})",
+                        f"sum by (kind) (storageformat_databases_failing{{{_POD}}})",
                         "{{kind}}",
                     ),
                 ),
@@ -188,7 +183,7 @@ ROWS: Final = (
                 "1: the app may run.",
                 (
                     Query(
-                        f"min by (namespace, pod) (storageformat_gate_open{{{POD}}})",
+                        f"min by (namespace, pod) (storageformat_gate_open{{{_POD}}})",
                         "{{namespace}}/{{pod}}",
                     ),
                 ),
@@ -208,7 +203,7 @@ ROWS: Final = (
                     Query(
                         # A pod that is being replaced is not scraped; its volume's total does not fall.
                         "sum by (result) "
-                        f"(max_over_time(storageformat_conversions_total{{{POD}}}[10m]))",
+                        f"(max_over_time(storageformat_conversions_total{{{_POD}}}[10m]))",
                         "{{result}}",
                     ),
                 ),
@@ -221,7 +216,7 @@ ROWS: Final = (
                 (
                     Query(
                         "sum by (le) (increase("
-                        f"storageformat_conversion_duration_seconds_bucket{{{POD}}}[$__rate_interval]))",
+                        f"storageformat_conversion_duration_seconds_bucket{{{_POD}}}[$__rate_interval]))",
                         "{{le}}",
                         heatmap=True,
                     ),
@@ -234,7 +229,7 @@ ROWS: Final = (
                 "Within the present phase, 0 to 1.",
                 (
                     Query(
-                        f"max by (namespace, pod) (storageformat_conversion_progress_ratio{{{POD}}})",
+                        f"max by (namespace, pod) (storageformat_conversion_progress_ratio{{{_POD}}})",
                         "{{namespace}}/{{pod}}",
                     ),
                 ),
@@ -247,7 +242,7 @@ ROWS: Final = (
                 (
                     Query(
                         "60 * sum by (result) "
-                        f"(rate(storageformat_conversions_total{{{POD}}}[$__rate_interval]))",
+                        f"(rate(storageformat_conversions_total{{{_POD}}}[$__rate_interval]))",
                         "{{result}}",
                     ),
                 ),
@@ -259,7 +254,7 @@ ROWS: Final = (
                 "A conversion often changes it.",
                 (
                     Query(
-                        f"max by (namespace, pod, database) (storageformat_database_size_bytes{{{POD}}})",
+                        f"max by (namespace, pod, database) (storageformat_database_size_bytes{{{_POD}}})",
                         "{{namespace}}/{{pod}} {{database}}",
                     ),
                 ),
@@ -277,7 +272,7 @@ ROWS: Final = (
                 "Pinned ones stay until somebody unpins them.",
                 (
                     Query(
-                        f"sum by (pinned) (storageformat_backups_kept{{{POD}}})",
+                        f"sum by (pinned) (storageformat_backups_kept{{{_POD}}})",
                         "pinned: {{pinned}}",
                     ),
                 ),
@@ -289,7 +284,7 @@ ROWS: Final = (
                 "On each volume.",
                 (
                     Query(
-                        f"max by (namespace, pod) (storageformat_backup_size_bytes{{{POD}}})",
+                        f"max by (namespace, pod) (storageformat_backup_size_bytes{{{_POD}}})",
                         "{{namespace}}/{{pod}}",
                     ),
                 ),
@@ -303,7 +298,7 @@ ROWS: Final = (
                 (
                     Query(
                         "time() - min by (namespace, pod) "
-                        f"(storageformat_backup_created_timestamp_seconds{{{POD}}})",
+                        f"(storageformat_backup_created_timestamp_seconds{{{_POD}}})",
                         "{{namespace}}/{{pod}}",
                     ),
                 ),
@@ -316,8 +311,8 @@ ROWS: Final = (
                 "A conversion makes its copy there.",
                 (
                     Query(
-                        f"min by (namespace, pod) (storageformat_volume_free_bytes{{{POD}}} / "
-                        f"storageformat_volume_size_bytes{{{POD}}})",
+                        f"min by (namespace, pod) (storageformat_volume_free_bytes{{{_POD}}} / "
+                        f"storageformat_volume_size_bytes{{{_POD}}})",
                         "{{namespace}}/{{pod}}",
                     ),
                 ),
@@ -335,7 +330,8 @@ ROWS: Final = (
                 "Interrupted conversions that the next start brought to an end, ever.",
                 (
                     Query(
-                        f"sum by (outcome) (storageformat_recoveries_total{{{POD}}})", "{{outcome}}"
+                        f"sum by (outcome) (storageformat_recoveries_total{{{_POD}}})",
+                        "{{outcome}}",
                     ),
                 ),
             ),
@@ -346,7 +342,7 @@ ROWS: Final = (
                 (
                     Query(
                         "time() - max by (namespace, pod, database) "
-                        f"(storageformat_last_recovery_timestamp_seconds{{{POD}}})"
+                        f"(storageformat_last_recovery_timestamp_seconds{{{_POD}}})"
                     ),
                 ),
                 unit="s",
@@ -466,7 +462,7 @@ ROWS: Final = (
                         "scrape errors",
                     ),
                     Query(
-                        f"sum(storageformat_watch_restarts_total{{{POD}}})",
+                        f"sum(storageformat_watch_restarts_total{{{_POD}}})",
                         "watches of sidecars",
                     ),
                     Query(
@@ -479,216 +475,3 @@ ROWS: Final = (
         ),
     ),
 )
-
-
-def dashboard() -> dict[str, Any]:
-    """As Grafana imports it."""
-    return {
-        "uid": "storageformat",
-        "title": "storageformat-operator",
-        "description": "Conversions of embedded databases: rollouts, pods, backups, recoveries.",
-        "tags": ["storageformat"],
-        "schemaVersion": 38,
-        "editable": True,
-        "graphTooltip": 1,
-        "refresh": "30s",
-        "time": {"from": "now-6h", "to": "now"},
-        "timezone": "browser",
-        "templating": {"list": list(_variables())},
-        "annotations": {"list": []},
-        "panels": list(_panels()),
-    }
-
-
-def queries(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(title of the panel, expression) of each query of a dashboard."""
-    for panel in document["panels"]:
-        for target in panel.get("targets", ()):
-            yield panel["title"], target["expr"]
-
-
-def rare() -> frozenset[str]:
-    """Expressions without an answer while all is well."""
-    return frozenset(
-        query.expr for row in ROWS for panel in row.panels for query in panel.queries if query.rare
-    )
-
-
-def substituted(expr: str, **values: str) -> str:
-    """An expression as Grafana sends it; ``interval`` is ``$__rate_interval``."""
-    names = {"__rate_interval": values.pop("interval", "5m")}
-    for name, value in {**values, **names}.items():
-        expr = expr.replace(f"${name}", value)
-    return expr
-
-
-def _variables() -> Iterator[dict[str, Any]]:
-    yield {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-    }
-    for name, label, query in (
-        ("namespace", "Namespace", "label_values(storageformat_gate_open, namespace)"),
-        (
-            "storageformat",
-            "StorageFormat",
-            'label_values(storageformat_gate_open{namespace=~"$namespace"}, storageformat)',
-        ),
-    ):
-        yield {
-            "name": name,
-            "label": label,
-            "type": "query",
-            "datasource": _SOURCE,
-            "query": query,
-            "refresh": 2,
-            "sort": 1,
-            "multi": True,
-            "includeAll": True,
-            "allValue": ".*",
-            "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
-        }
-
-
-def _panels() -> Iterator[dict[str, Any]]:
-    number, y = 0, 0
-    for row in ROWS:
-        number += 1
-        yield {
-            "type": "row",
-            "id": number,
-            "title": row.title,
-            "collapsed": False,
-            "gridPos": {"x": 0, "y": y, "w": _WIDTH, "h": 1},
-            "panels": [],
-        }
-        y += 1
-        x = tallest = 0
-        for panel in row.panels:
-            if x + panel.width > _WIDTH:
-                x, y, tallest = 0, y + tallest, 0
-            number += 1
-            place = {"x": x, "y": y, "w": panel.width, "h": panel.height}
-            yield _panel(panel, number, place)
-            x += panel.width
-            tallest = max(tallest, panel.height)
-        y += tallest
-
-
-def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
-    custom: dict[str, Any] = {}
-    if panel.kind == "timeseries":
-        custom = {"drawStyle": "line", "lineInterpolation": "stepAfter", "showPoints": "never"}
-        if panel.stacked:
-            custom |= {"fillOpacity": 30, "stacking": {"mode": "normal", "group": "A"}}
-    defaults: dict[str, Any] = {"unit": panel.unit, "custom": custom}
-    if panel.colours:
-        steps = [{"value": value, "color": colour} for value, colour in panel.colours]
-        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
-    overrides = [
-        {
-            "matcher": {"id": "byName", "options": name},
-            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
-        }
-        for name, colour in panel.overrides
-    ]
-    return {
-        "type": panel.kind,
-        "id": number,
-        "title": panel.title,
-        "description": panel.text,
-        "datasource": _SOURCE,
-        "gridPos": place,
-        "fieldConfig": {"defaults": defaults, "overrides": overrides},
-        "options": _OPTIONS[panel.kind],
-        "targets": [_target(panel, query, index) for index, query in enumerate(panel.queries)],
-        **(_AS_TABLE if panel.kind == "table" else {}),
-    }
-
-
-def _target(panel: Panel, query: Query, index: int) -> dict[str, Any]:
-    now = panel.kind in {"table", "stat"}
-    kind = {"table": "table"}.get(panel.kind, "heatmap" if query.heatmap else "time_series")
-    return {
-        "refId": chr(ord("A") + index),
-        "datasource": _SOURCE,
-        "expr": query.expr,
-        "legendFormat": query.legend,
-        "format": kind,
-        "instant": now,
-        "range": not now,
-    }
-
-
-_OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "timeseries": {
-        "legend": {
-            "displayMode": "list",
-            "placement": "bottom",
-            "showLegend": True,
-            "calcs": [],
-        },
-        "tooltip": {"mode": "multi", "sort": "desc"},
-    },
-    "state-timeline": {
-        "mergeValues": True,
-        "showValue": "never",
-        "rowHeight": 0.9,
-        "alignValue": "left",
-        "legend": {
-            "displayMode": "list",
-            "placement": "bottom",
-            "showLegend": False,
-            "calcs": [],
-        },
-        "tooltip": {"mode": "single", "sort": "none"},
-    },
-    "stat": {
-        "graphMode": "none",
-        "colorMode": "background",
-        "justifyMode": "auto",
-        "textMode": "value",
-        "orientation": "auto",
-        "reduceOptions": {"calcs": ["lastNotNull"], "values": False},
-    },
-    "table": {"frameIndex": 0, "showHeader": True},
-    "heatmap": {
-        "calculate": False,
-        "color": {
-            "mode": "scheme",
-            "scheme": "Oranges",
-            "fill": "dark-orange",
-            "exponent": 0.5,
-            "steps": 64,
-            "reverse": False,
-        },
-        "cellGap": 1,
-        "yAxis": {"unit": "s"},
-        "legend": {"show": True},
-        "tooltip": {"show": True, "yHistogram": False},
-    },
-}
-_AS_TABLE: Final = {
-    "transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True}}}]
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dashboard")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--check", action="store_true", help="only say whether it is current")
-    options = parser.parse_args(arguments)
-    text = json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
-    if options.file.exists() and options.file.read_text(encoding="utf-8") == text:
-        return 0
-    if options.check:
-        sys.stderr.write(f"{options.file} is stale: run python -m dashboard {options.file}\n")
-        return 1
-    options.file.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
