@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -276,6 +277,68 @@ def test_objects_that_only_look_related(database: Path) -> None:
         "CREATE INDEX on_too ON unnamed_too (unnamed2)",
         "CREATE VIEW too AS SELECT line FROM unnamed_too",
     )
+    assert convert(database, HIERARCHICAL).outcome is Outcome.CONVERTED
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "key PEXT PRIMARY KEY, value BLOB",
+        "key TEXT PRIMARY KEY, value CLOB",
+        "key VARCHAR(64) PRIMARY KEY, value",
+        "key TEXT, value BLOB",
+        "value BLOB, key TEXT PRIMARY KEY",
+    ],
+)
+def test_records_in_a_table_that_is_declared_otherwise(database: Path, columns: str) -> None:
+    """Left alone they would be in the old format below the new marker: refused by name, unless ``tables`` says so."""
+    execute(
+        database,
+        f"CREATE TABLE more ({columns})",
+        "INSERT INTO more (key, value) SELECT key, value FROM unnamed",
+    )
+    with refused(database, errors.UnsupportedSchema, "'more'", "pickle values by natural keys"):
+        convert(database, HIERARCHICAL)
+    require_plan_refuses(database, errors.UnsupportedSchema)
+    named = Format.sqlitedict(key_encoding="hierarchical", tables=["unnamed"])
+    assert convert(database, named).outcome is Outcome.CONVERTED
+
+
+@pytest.mark.parametrize(
+    ("declared", "damaged", "target"),
+    [
+        ("TEXT", "PEXT", {"sqlite": {}, "sqlitedict": {"keyEncoding": "hierarchical"}}),
+        ("BLOB", "JLOB", {"sqlitedict": {}}),
+    ],
+)
+def test_a_declaration_with_a_bit_that_was_flipped(
+    database: Path, declared: str, damaged: str, target: dict[str, Any]
+) -> None:
+    """SQLite finds nothing wrong in it, and no record may be taken for converted that is not; there and back."""
+    if declared == "BLOB":
+        convert(database, HIERARCHICAL)
+    data = database.read_bytes()
+    sound, flipped = f"(key {declared} PRIMARY".encode(), f"(key {damaged} PRIMARY".encode()
+    assert data.count(sound) == 1
+    database.write_bytes(data.replace(sound, flipped))
+    with refused(database, errors.UnsupportedSchema, "'unnamed'", "not declared as sqlitedict"):
+        convert(database, Format.from_spec(target))
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("key TEXT PRIMARY KEY, value TEXT", "'colour', 'red'"),
+        ("key INTEGER PRIMARY KEY, value BLOB", "1, x'80044e2e'"),
+        ("key TEXT PRIMARY KEY, value TEXT", ""),
+        ("key TEXT PRIMARY KEY, value TEXT, more TEXT", "'colour', 'red', ''"),
+    ],
+)
+def test_settings_of_the_application(database: Path, columns: str, row: str) -> None:
+    """A table of the same columns that holds anything but records is the application's own, and stays as it is."""
+    execute(database, f"CREATE TABLE settings ({columns})")
+    if row:
+        execute(database, f"INSERT INTO settings VALUES ({row})")
     assert convert(database, HIERARCHICAL).outcome is Outcome.CONVERTED
 
 

@@ -88,6 +88,33 @@ def first_misfit(connection: sqlite3.Connection, found: schema.Table, format: Fo
     return None
 
 
+def refuse_lookalikes(
+    connection: sqlite3.Connection, source: Format, target: Format, path: Path
+) -> None:
+    """Refuse, by name, a table whose rows are ``source``'s records but whose declaration is not sqlitedict's.
+
+    A bit of the schema that was flipped is enough. Left alone its records would be in another format than the marker
+    says. One whose rows are anything else is the application's own. Raises UnsupportedSchema.
+    """
+    named = target.parameters["tables"]
+    for table in schema.lookalikes(connection):
+        if named is not None and table.name not in named:
+            continue
+        anything = f"SELECT EXISTS (SELECT 1 FROM {quote_name(table.name)})"
+        if (
+            connection.execute(anything).fetchone()[0]
+            and first_misfit(connection, table, source) is None
+        ):
+            raise errors.UnsupportedSchema(
+                f"table {table.name!r} holds {name_of(source)}s by {schema.key_encoding(source).name} keys, "
+                "and is not declared as sqlitedict declares its tables",
+                operation="check schema",
+                path=path,
+                hint="Nothing was touched. Recreate it as sqlitedict makes it, or, if it is none of sqlitedict's, "
+                "name the tables to convert in `tables`, without this one.",
+            )
+
+
 def article(kind: str) -> str:
     return "NULL" if kind == "null" else f"an {kind}" if kind == "integer" else f"a {kind}"
 

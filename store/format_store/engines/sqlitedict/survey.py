@@ -60,6 +60,7 @@ def survey(
     schema.require_writable(target, run.primary)
     tables = schema.selected(connection, source, target, run.primary)
     schema.refuse_constrained(connection, source, target, run.primary)
+    fit.refuse_lookalikes(connection, source, target, run.primary)
     schema.refuse_dependents(connection, tables, run.primary)
     kept.refuse_unknown_words(connection, run.primary, {table.name for table in tables})
     counted = []
