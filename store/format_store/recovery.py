@@ -330,7 +330,9 @@ def _replace_unreadable(run: Run, work: WorkDirectory, held: lease.WriteLease) -
         if __debug__:
             run.failpoints.hit("restore.before-rename")
         durable.rename(_another_name(work, held), run.primary)
-        if not unreadable.held():
+        with _told_as_restored(run):
+            alone = unreadable.held()
+        if not alone:
             raise errors.StrayWrites(
                 "somebody opened the unreadable file while it was replaced",
                 operation="restore",

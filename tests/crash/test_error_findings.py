@@ -335,6 +335,27 @@ def test_restored_but_not_to_the_end(
     assert records_on_disk(database) == RECORDS
 
 
+def test_a_lease_that_cannot_be_asked_once_it_is_restored(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F_GETLEASE fails when the pre-image has just taken an unreadable file's place: that the database is as it was found is not said."""
+    from tests.crash.test_recovery import kill_at
+
+    kill_at(database, "swap.after-fsync")
+    database.write_bytes(b"")
+
+    def asks(_: int, command: int, *__: Any) -> bool:
+        return command == fcntl.F_GETLEASE and database.stat().st_size > 0
+
+    failing(monkeypatch, fcntl, "fcntl", asks, errno.EDQUOT)
+    with pytest.raises(errors.CleanUpPending, match="the old database is in place again"):
+        recover(database)
+    monkeypatch.undo()
+    recover(database)
+    assert database.stat().st_nlink == 1
+    assert records_on_disk(database) == RECORDS
+
+
 def test_opened_as_soon_as_it_is_restored(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The application did not wait: the database is told as restored, and the rest goes once it is closed."""
     from tests.crash.test_recovery import kill_at

@@ -41,7 +41,7 @@ _LEASES = (
     Mutation("lease: recovery deletes a pre-image that is open", "recovery.py", 'operation="clean up", unchecked=run.openers_unchecked', 'operation="clean up", unchecked=True', (f"{_BUSY}::test_leases_unsupported", f"{_CHECKS}::test_recovery_without_leases")),
     Mutation("lease: pruning takes none", "retained.py", "proof = preimages.prove_readable(layout, work)\n", "proof = preimages.prove_readable(layout, work)\n            if durable.unlink(work.preimage) is None:\n                continue\n", (f"{_RETENTION}::test_a_backup_that_is_in_use",)),
     never("lease: a proof by digest without one", "backups.py", "not os.path.samestat(os.lstat(layout.primary), held.stat()) or not held.held()", f"{_CHECKS}::test_a_lease_that_was_broken"),
-    never("lease: an unreadable file that is open is replaced", "recovery.py", "not unreadable.held()", f"{_CHECKS}::test_somebody_opens_the_unreadable_file"),
+    never("lease: an unreadable file that is open is replaced", "recovery.py", "not alone", f"{_CHECKS}::test_somebody_opens_the_unreadable_file"),
 )  # fmt: skip
 
 _LOCKS = (
@@ -135,6 +135,7 @@ _WHAT_IS_TOLD = (
     Mutation("told: a swap that is not taken back fails like anything else", "swap.py", '    except (OSError, MemoryError) as error:\n        raise errors.OutcomeUnknown(\n            "somebody', '    except ZeroDivisionError as error:\n        raise errors.OutcomeUnknown(\n            "somebody', (f"{_TOLD}::test_a_swap_that_cannot_be_taken_back",)),
     Mutation("told: an opener after the swap is in the way of it", "ending.py", "errors.Refused, errors.InUse)", "errors.Refused)", (f"{_TOLD}::test_the_old_file_is_opened_once_the_swap_is_done",)),
     Mutation("told: a restoration that an opener follows failed", "recovery.py", "errors.Refused, errors.InUse)", "errors.Refused)", (f"{_TOLD}::test_opened_as_soon_as_it_is_restored",)),
+    Mutation("told: a lease that cannot be asked after a restoration is an error before it", "recovery.py", "        with _told_as_restored(run):\n            alone = ", "        if True:\n            alone = ", (f"{_TOLD}::test_a_lease_that_cannot_be_asked_once_it_is_restored",)),
     Mutation("told: backups stay in silence", "retained.py", "except (errors.InUse, errors.NeedsAttention) as error:\n            problems.append(error)", "except (errors.InUse, errors.NeedsAttention) as error:\n            problems.extend([error] if error.retryable else [])", (f"{_RETENTION}::test_no_backup_goes_while_the_database_is_not_well",)),
     Mutation("told: memory that ran out is nobody's error", "run.py", "    except MemoryError as error:", "    except ZeroDivisionError as error:", ("tests/proof/test_limits.py::test_without_memory",)),
     Mutation("told: a quota is an I/O error", "sqlitefile.py", "        if error.errno in errors.SPACE_ERRNOS:\n            return True\n", "        pass\n", ("tests/proof/test_limits.py::test_a_quota",)),
