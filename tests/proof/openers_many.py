@@ -285,7 +285,7 @@ def long(report: Report) -> None:
             "openers",
             f"reads during 100 swaps, {journal_mode}",
             reads,
-            bool(wrong),
+            int(bool(wrong)),
             time.monotonic() - begun,
             wrong,
         )
