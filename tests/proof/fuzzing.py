@@ -59,7 +59,7 @@ def long(report: Report) -> None:
         tried, found = play(name, "-max_total_time=60")
         if found:
             report.progress(found)
-        report.add("fuzzing", name, tried, bool(found), time.monotonic() - begun)
+        report.add("fuzzing", name, tried, int(bool(found)), time.monotonic() - begun)
 
 
 def main() -> None:
