@@ -77,7 +77,8 @@ def _document(data: bytes) -> Any:
 
 
 def marker(data: bytes) -> None:
-    statement = data.decode("utf-8", "surrogatepass" if data[:1] == b"\xed" else "replace")
+    # A schema's text may hold half a surrogate pair, which Python's own UTF-8 does not read.
+    statement = data.decode("utf-8", "surrogateescape" if data[:1] == b"\xed" else "replace")
     try:
         found = parse_marker(statement, path="x")
     except errors.UnreadableMarker:
