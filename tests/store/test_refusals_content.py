@@ -296,8 +296,11 @@ def test_records_in_a_table_that_is_declared_otherwise(database: Path, columns: 
         database,
         f"CREATE TABLE more ({columns})",
         "INSERT INTO more (key, value) SELECT key, value FROM unnamed",
+        "INSERT INTO more (key, value) VALUES ('no record', NULL)",
     )
-    with refused(database, errors.UnsupportedSchema, "'more'", "pickle values by natural keys"):
+    with refused(
+        database, errors.UnsupportedSchema, "'more'", "records of sqlitedict(natural pickle)"
+    ):
         convert(database, HIERARCHICAL)
     require_plan_refuses(database, errors.UnsupportedSchema)
     named = Format.sqlitedict(key_encoding="hierarchical", tables=["unnamed"])

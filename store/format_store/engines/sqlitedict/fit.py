@@ -91,23 +91,21 @@ def first_misfit(connection: sqlite3.Connection, found: schema.Table, format: Fo
 def refuse_lookalikes(
     connection: sqlite3.Connection, source: Format, target: Format, path: Path
 ) -> None:
-    """Refuse, by name, a table whose rows are ``source``'s records but whose declaration is not sqlitedict's.
+    """Refuse, by name, a table that holds records of ``source`` and is not declared as sqlitedict's.
 
     A bit of the schema that was flipped is enough. Left alone its records would be in another format than the marker
-    says. One whose rows are anything else is the application's own. Raises UnsupportedSchema.
+    says. One of whose rows none is a record is the application's own. Raises UnsupportedSchema.
     """
     named = target.parameters["tables"]
+    guard = schema.key_encoding(source).guard("key") or "1"
+    record = f"({guard}) AND ({schema.value_format(source).check_sql('value')})"
     for table in schema.lookalikes(connection):
-        if named is not None and table.name not in named:
+        if named is not None and table not in named:
             continue
-        anything = f"SELECT EXISTS (SELECT 1 FROM {quote_name(table.name)})"
-        if (
-            connection.execute(anything).fetchone()[0]
-            and first_misfit(connection, table, source) is None
-        ):
+        found = f"SELECT EXISTS (SELECT 1 FROM {quote_name(table)} WHERE {record})"
+        if connection.execute(found).fetchone()[0]:
             raise errors.UnsupportedSchema(
-                f"table {table.name!r} holds {name_of(source)}s by {schema.key_encoding(source).name} keys, "
-                "and is not declared as sqlitedict declares its tables",
+                f"table {table!r} holds records of {source}, and is not declared as sqlitedict declares its tables",
                 operation="check schema",
                 path=path,
                 hint="Nothing was touched. Recreate it as sqlitedict makes it, or, if it is none of sqlitedict's, "

@@ -177,20 +177,20 @@ def refuse_constrained(
             )
 
 
-def lookalikes(connection: sqlite3.Connection) -> list[Table]:
-    """Tables with sqlitedict's two columns, declared otherwise than sqlitedict declares them, with rowids, by name.
+def lookalikes(connection: sqlite3.Connection) -> list[str]:
+    """Names of tables with sqlitedict's two columns, declared otherwise than sqlitedict declares them, with rowids.
 
     ``SqliteDict`` takes such a table as it finds it. An application's own (a table of settings) may be one as well.
     """
     found = []
-    for name, statement in connection.execute(
-        "SELECT l.name, s.sql FROM pragma_table_list AS l JOIN main.sqlite_schema AS s ON s.name = l.name "
-        "WHERE l.schema = 'main' AND l.type = 'table' AND l.ncol = 2 AND NOT l.wr AND s.type = 'table' ORDER BY l.name"
+    for (name,) in connection.execute(
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND ncol = 2 AND NOT wr "
+        "ORDER BY name"
     ).fetchall():
         columns = connection.execute(f"PRAGMA table_xinfo({quote_name(name)})").fetchall()
         names = sorted(fold(column[1]) for column in columns)
         if names == ["key", "value"] and not _has_shape(columns):
-            found.append(Table(name, statement, _key_collation(connection, "main", name)))
+            found.append(name)
     return found
 
 
